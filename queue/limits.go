@@ -1,0 +1,43 @@
+package queue
+
+// Limits bound what runs at once. They may change while a Worker runs (Worker.SetLimits). Every bound holds within one
+// process: across processes only Needs.KeyOrder excludes.
+type Limits struct {
+	// Concurrency is the number of slots. Zero: 1.
+	Concurrency int
+	// PerKey bounds the running messages of one Key; messages without one are not bounded. Zero: no bound.
+	PerKey int
+	// PerTenant bounds the running messages of one Tenant; messages without one are not bounded. It needs Lanes.Tenants.
+	// Zero: no bound.
+	PerTenant int
+	// Tenants are bounds for single tenants in place of PerTenant.
+	Tenants map[string]int
+}
+
+func (l Limits) withDefaults() Limits {
+	setDefault(&l.Concurrency, 1)
+	return l
+}
+
+func (l Limits) check(window int, lanes Lanes) error {
+	switch {
+	case l.Concurrency < 0 || l.PerKey < 0 || l.PerTenant < 0:
+		return invalid("a negative Concurrency, PerKey or PerTenant: use zero for the default")
+	case l.Concurrency > window:
+		return invalid("Concurrency is above Window: set WorkerConfig.Window to the most that SetLimits shall allow")
+	case (l.PerTenant > 0 || len(l.Tenants) > 0) && !lanes.Tenants:
+		return invalid("Limits.PerTenant needs Lanes.Tenants: without lanes, the messages of a tenant at its bound would stand in everybody's way")
+	}
+	return nil
+}
+
+// ofTenant is the bound for a tenant; zero: none.
+func (l Limits) ofTenant(tenant string) int {
+	if n, found := l.Tenants[tenant]; found {
+		return n
+	}
+	if tenant == "" {
+		return 0
+	}
+	return l.PerTenant
+}

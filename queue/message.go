@@ -1,0 +1,65 @@
+package queue
+
+import (
+	"crypto/rand"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/holdfast-queue/holdfast/queue/driver"
+)
+
+// Message is a unit of work as an application publishes it.
+type Message struct {
+	// ID names the message in logs, dead letters and deduplication. Publish sets a random one if it is empty. Publishing
+	// two messages of one ID within the broker's deduplication window (Capabilities.Dedup) stores one.
+	ID string
+	// Key orders messages where the broker can (Needs.KeyOrder), and is what Limits.PerKey counts.
+	Key string
+	// Tenant is who the work is for: what Lanes.Tenants keeps apart and Limits.PerTenant caps.
+	Tenant string
+	// Priority: higher goes first, if Lanes.Priorities is set or the broker has priorities of its own. Zero is the default.
+	Priority int
+	// Delay holds the message back for at least so long after it was published. Zero: deliverable at once.
+	Delay time.Duration
+	// Header is free for the application, trace context included. Names that begin with "hf-" are refused.
+	Header map[string]string
+	// Body is handed to the handler byte for byte.
+	Body []byte
+}
+
+func (m *Message) validate() error {
+	if m.Delay < 0 {
+		return invalid("Delay is negative: use zero for a message that is deliverable at once")
+	}
+	for name, text := range map[string]string{"ID": m.ID, "Key": m.Key, "Tenant": m.Tenant} {
+		if !utf8.ValidString(text) {
+			return invalid(name + " is not valid UTF-8")
+		}
+	}
+	for name, value := range m.Header {
+		if strings.HasPrefix(strings.ToLower(name), headerPrefix) {
+			return invalid("header " + name + ": names that begin with " + headerPrefix + " are Holdfast's own")
+		}
+		if !utf8.ValidString(name) || !utf8.ValidString(value) {
+			return invalid("header " + name + " is not valid UTF-8: put binary data into the body")
+		}
+	}
+	return nil
+}
+
+// wire is the driver's form of m, as it is published for the first time.
+func (m *Message) wire(lanes Lanes, caps driver.Capabilities, now time.Time) *driver.Message {
+	e := envelope{id: m.ID, key: m.Key, tenant: m.Tenant, priority: m.Priority, published: now}
+	out := &driver.Message{
+		ID: m.ID, DedupID: m.ID, Key: m.Key, Tenant: m.Tenant, Priority: m.Priority, Delay: m.Delay,
+		Lane: lanes.lane(m.Tenant, m.Priority, caps), Body: m.Body,
+	}
+	if top := caps.Delay.Max; top > 0 && m.Delay > top {
+		e.due, out.Delay = now.Add(m.Delay), top
+	}
+	out.Header = e.headers(m.Header)
+	return out
+}
+
+func newID() string { return rand.Text() }

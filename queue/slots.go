@@ -1,0 +1,155 @@
+package queue
+
+import (
+	"sync"
+	"time"
+)
+
+// slots counts what runs. A slot is free before a message is asked for, so that a worker never leases what it cannot
+// start.
+type slots struct {
+	changed chan struct{} // capacity 1: something became free, or limits changed
+
+	mu       sync.Mutex
+	limits   Limits
+	paused   bool
+	running  map[*Delivery]*job
+	byKey    map[string]int
+	byTenant map[string]int
+	suspects []*Delivery // leased, to run alone when nothing else does
+	alone    bool        // a suspect is running
+}
+
+// job is a running handler.
+type job struct {
+	d       *Delivery
+	began   time.Time
+	charge  charge
+	ended   time.Time // when its context ended; zero while it lasts
+	stuck   bool      // reported
+	timeout bool      // its context ended by WorkerConfig.Timeout
+}
+
+func newSlots(l Limits) *slots {
+	return &slots{
+		changed: make(chan struct{}, 1), limits: l,
+		running: map[*Delivery]*job{}, byKey: map[string]int{}, byTenant: map[string]int{},
+	}
+}
+
+func (s *slots) poke() {
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+// free is how many messages may be asked for now.
+func (s *slots) free() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.paused || s.alone || len(s.suspects) > 0 {
+		return 0
+	}
+	return max(s.limits.Concurrency-len(s.running), 0)
+}
+
+// tenantRoom is how many more messages of a tenant may start.
+func (s *slots) tenantRoom(tenant string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if bound := s.limits.ofTenant(tenant); bound > 0 {
+		return max(bound-s.byTenant[tenant], 0)
+	}
+	return s.limits.Concurrency
+}
+
+// take puts d into a slot and returns its job. It returns nil if d has to wait until it can run alone (then the caller
+// is done with it), and full if d's key or tenant is at its bound, or if another suspect runs or waits: a suspect that
+// waited beside it would be counted as its victim.
+func (s *slots) take(d *Delivery) (j *job, full bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key, tenant := s.limits.PerKey, s.limits.ofTenant(d.Tenant)
+	if key > 0 && d.Key != "" && s.byKey[d.Key] >= key || tenant > 0 && s.byTenant[d.Tenant] >= tenant {
+		return nil, true
+	}
+	if s.alone || d.RunAlone && len(s.suspects) > 0 {
+		return nil, true
+	}
+	if d.RunAlone {
+		s.suspects = append(s.suspects, d)
+		return nil, false
+	}
+	return s.occupy(d), false
+}
+
+func (s *slots) occupy(d *Delivery) *job {
+	j := &job{d: d, began: time.Now()}
+	s.running[d] = j
+	if d.Key != "" {
+		s.byKey[d.Key]++
+	}
+	s.byTenant[d.Tenant]++
+	return j
+}
+
+// next returns a suspect that may run alone now, or nil.
+func (s *slots) next() *job {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.alone || len(s.running) > 0 || len(s.suspects) == 0 || s.paused {
+		return nil
+	}
+	d := s.suspects[0]
+	s.suspects = s.suspects[1:]
+	s.alone = true
+	return s.occupy(d)
+}
+
+// put frees d's slot. It returns false if that was done before.
+func (s *slots) put(d *Delivery) bool {
+	s.mu.Lock()
+	_, ran := s.running[d]
+	if ran {
+		delete(s.running, d)
+		if len(s.running) == 0 {
+			s.alone = false
+		}
+		decrement(s.byKey, d.Key)
+		decrement(s.byTenant, d.Tenant)
+	}
+	s.mu.Unlock()
+	s.poke()
+	return ran
+}
+
+func decrement(counts map[string]int, name string) {
+	if counts[name]--; counts[name] <= 0 {
+		delete(counts, name)
+	}
+}
+
+// count is the number of running handlers.
+func (s *slots) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.running)
+}
+
+func (s *slots) takeSuspects() []*Delivery {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ds := s.suspects
+	s.suspects = nil
+	return ds
+}
+
+// each calls f for every running job, under the lock.
+func (s *slots) each(f func(*job)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, j := range s.running {
+		f(j)
+	}
+}
