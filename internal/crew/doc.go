@@ -37,6 +37,7 @@ type Spec struct {
 	Longest    time.Duration
 	Lanes      queue.Lanes
 	Retry      queue.Retry
+	Needs      queue.Needs
 	Fail       Failpoint // where the process kills itself; empty: nowhere
 }
 

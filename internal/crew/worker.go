@@ -16,6 +16,7 @@ import (
 
 	"github.com/holdfast-queue/holdfast/conformance/history"
 	"github.com/holdfast-queue/holdfast/queue"
+	"github.com/holdfast-queue/holdfast/queue/driver"
 )
 
 // Main turns the process into a worker, and does not return, if it was started as one; else it returns at once. Call it
@@ -37,7 +38,7 @@ func Main(open Opener) {
 	os.Exit(code)
 }
 
-// work runs the worker until it is told to stop: SIGTERM drains, a second one or the end of the parent leaves at once.
+// work runs the worker of a process: SIGTERM drains, a second one or the end of the parent leaves at once.
 func work(open Opener, spec Spec) (code int, err error) {
 	journal, err := history.Open(spec.Journal, spec.Name)
 	if err != nil {
@@ -46,43 +47,66 @@ func work(open Opener, spec Spec) (code int, err error) {
 	defer func() { err = errors.Join(err, journal.Close()) }()
 	j := &diary{w: journal, fail: spec.Fail}
 	j.note(history.Event{Kind: history.ProcStart, N: os.Getpid()})
-	ctx := context.Background()
-	backend, err := open(ctx, spec.URL)
+	backend, err := open(context.Background(), spec.URL)
 	if err != nil {
 		return ExitFailed, err
 	}
+	w, err := spec.worker(backend, j)
+	if err != nil {
+		return ExitFailed, err
+	}
+	go obey(w)
+	drain, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(drain, func() { j.note(history.Event{Kind: history.ProcDrain}) })
+	code, err = j.serve(backend, func() error { return w.RunUntil(context.Background(), j.handle, syscall.SIGTERM) })
+	return code, errors.Join(err, closeWithin(backend, time.Second))
+}
+
+// Serve runs a worker inside this process until ctx ends, for backends that live in one process. What a process would
+// write to its journal goes to journal. It closes nothing.
+func Serve(ctx context.Context, b driver.Backend, spec Spec, journal *history.Writer) (code int, err error) {
+	j := &diary{w: journal, fail: spec.Fail}
+	j.note(history.Event{Kind: history.ProcStart})
+	w, err := spec.worker(b, j)
+	if err != nil {
+		return ExitFailed, err
+	}
+	unhook := context.AfterFunc(ctx, func() { j.note(history.Event{Kind: history.ProcDrain}) })
+	defer unhook()
+	return j.serve(b, func() error { return w.Run(ctx, j.handle) })
+}
+
+func (s Spec) worker(b driver.Backend, j *diary) (*queue.Worker, error) {
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
-	w, err := queue.NewWorker(backend, spec.Queue, queue.WorkerConfig{
-		Limits: spec.Limits, Window: spec.Window, Lease: spec.Lease, Timeout: spec.Timeout, Drain: spec.Drain,
-		Grace: spec.Grace, StuckAfter: spec.StuckAfter, Longest: spec.Longest, Lanes: spec.Lanes, Retry: spec.Retry,
+	w, err := queue.NewWorker(b, s.Queue, queue.WorkerConfig{
+		Limits: s.Limits, Window: s.Window, Lease: s.Lease, Timeout: s.Timeout, Drain: s.Drain, Grace: s.Grace,
+		StuckAfter: s.StuckAfter, Longest: s.Longest, Lanes: s.Lanes, Retry: s.Retry, Needs: s.Needs,
 		Hooks: j.hooks(), Logger: logger,
 	})
-	if err != nil {
-		return ExitFailed, err
+	if err == nil {
+		j.note(history.Event{Kind: history.ProcReady, N: max(s.Limits.Concurrency, 1)})
 	}
-	j.note(history.Event{Kind: history.ProcReady, N: max(spec.Limits.Concurrency, 1)})
-	go obey(w)
-	draining := make(chan os.Signal, 1)
-	signal.Notify(draining, syscall.SIGTERM)
-	go func() { // lives as long as the process
-		<-draining
-		j.note(history.Event{Kind: history.ProcDrain})
-	}()
-	counting, stop := context.WithCancel(ctx)
+	return w, err
+}
+
+// serve runs the worker, counts the backend's requests meanwhile, and turns the end into an exit code.
+func (j *diary) serve(b driver.Backend, run func() error) (code int, err error) {
+	counting, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	wg.Go(func() { j.count(counting, backend) })
-	err = w.RunUntil(ctx, j.handle, syscall.SIGTERM)
+	wg.Go(func() { j.count(counting, b) })
+	err = run()
 	stop()
 	wg.Wait()
 	switch {
 	case errors.Is(err, queue.ErrStuck):
 		return ExitStuck, err
 	case errors.Is(err, queue.ErrReleased):
-		return ExitReleased, closeWithin(backend, time.Second)
+		return ExitReleased, nil
 	case err != nil:
 		return ExitFailed, err
 	}
-	return ExitDrained, closeWithin(backend, time.Second)
+	return ExitDrained, nil
 }
 
 func closeWithin(b interface{ Close(context.Context) error }, most time.Duration) error {
