@@ -2,8 +2,8 @@
 //
 // It does no I/O and keeps nothing: when the process ends, its messages are gone. It is meant for two things. An
 // application tests its handlers with it, in real time or inside testing/synctest, where a lease of thirty seconds runs
-// out in no time at all. And the other backends are held against it, because it promises everything that the contract
-// can promise and nothing else.
+// out in no time at all. And the other backends are held against it, because it does what the contract
+// says, and the tests of this package compare it with a model that is simpler still.
 //
 // # Shape
 //

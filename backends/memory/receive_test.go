@@ -143,38 +143,6 @@ func TestReceive_hands_the_watch_over_the_clock_on(t *testing.T) {
 	})
 }
 
-func TestReceive_gives_back_uncounted_what_it_got_after_its_context_ended(t *testing.T) {
-	bubble(t, memory.Config{BrokerDropsAfter: 1}, func(f *fixture) {
-		ctx, cancel := context.WithCancel(f.ctx)
-		failed := make(chan error)
-		go func() {
-			_, err := f.c.Receive(ctx, driver.Want{Max: 1}, time.Minute)
-			failed <- err
-		}()
-		synctest.Wait()
-		f.put("m") // served to the waiting call, which has not run on yet
-		cancel()
-		require.ErrorIs(t, <-failed, context.Canceled)
-		d := f.another().one()
-		require.Equal(t, 1, d.DeliveryCount)
-		require.False(t, d.Redelivered)
-	})
-}
-
-func TestReceive_passes_on_what_it_got_after_its_context_ended(t *testing.T) {
-	bubble(t, memory.Config{}, func(f *fixture) {
-		ctx, cancel := context.WithCancel(f.ctx)
-		go func() { _, _ = f.c.Receive(ctx, driver.Want{Max: 1}, time.Minute) }()
-		synctest.Wait()
-		other, got := f.another(), make(chan []*driver.Delivery)
-		go func() { got <- other.await(driver.Want{Max: 1}, time.Minute) }()
-		synctest.Wait()
-		f.put("m")
-		cancel()
-		require.Equal(t, []string{"m"}, ids(<-got))
-	})
-}
-
 func TestReceive_with_an_ended_context_leases_nothing(t *testing.T) {
 	bubble(t, memory.Config{}, func(f *fixture) {
 		f.put("m")

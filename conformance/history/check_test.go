@@ -16,91 +16,93 @@ const run = `
 	21 w1 settle_sent a v=ack
 	23 w1 settle_ok a`
 
+var totalsCases = map[string]struct {
+	history string
+	o       Options
+	want    Verdict // of the totals
+}{
+	"completed": {publish("a") + run, Options{Drained: true, FaultFree: true},
+		Verdict{Published: 1, Confirmed: 1, Completed: 1}},
+	"never delivered": {publish("a", "b") + run, Options{Drained: true},
+		Verdict{Published: 2, Confirmed: 2, Completed: 1, Lost: 1}},
+	"not drained yet": {publish("a", "b") + run, Options{},
+		Verdict{Published: 2, Confirmed: 2, Completed: 1, Unfinished: 1}},
+	"delivered and never settled": {publish("a") + "10 w1 deliver a u=1000\n11 w1 start a", Options{Drained: true},
+		Verdict{Published: 1, Confirmed: 1, Lost: 1}},
+	"producer died": {"1 p publish_invoke a\n2 p kill" + run, Options{Drained: true},
+		Verdict{Published: 1, Recovered: 1, Completed: 1}},
+	"confirmation lost": {"1 p publish_invoke a\n2 p publish_err a" + run, Options{Drained: true},
+		Verdict{Published: 1, Recovered: 1, Completed: 1}},
+	"confirmation lost and never arrived": {"1 p publish_invoke a\n2 p publish_err a", Options{Drained: true},
+		Verdict{Published: 1}},
+	"refused": {"1 p publish_invoke a\n2 p publish_err a def=true", Options{Drained: true},
+		Verdict{Published: 1}},
+	"refused, then confirmed": {"0 p publish_invoke a\n0 p publish_err a def=true\n" + publish("a") + run,
+		Options{Drained: true, FaultFree: true}, Verdict{Published: 1, Confirmed: 1, Completed: 1}},
+	"refused and delivered": {"1 p publish_invoke a\n2 p publish_err a def=true" + run, Options{Drained: true},
+		Verdict{Published: 1, Unexpected: 1}},
+	"never published":            {run, Options{Drained: true}, Verdict{Unexpected: 1}},
+	"published by somebody else": {publish("a") + run, Options{Producers: []string{"q"}}, Verdict{Unexpected: 1}},
+	"published by the expected": {publish("a") + run, Options{Producers: []string{"q", "p"}},
+		Verdict{Published: 1, Confirmed: 1, Completed: 1}},
+	"ack never answered": {publish("a") + `
+		10 w1 deliver a u=1000
+		11 w1 start a
+		20 w1 end a
+		21 w1 settle_sent a v=ack
+		22 w1 kill`, Options{Drained: true},
+		Verdict{Published: 1, Confirmed: 1, Completed: 1, AckUnconfirmed: 1}},
+	"ack never answered, without a handler": {publish("a") + `
+		10 w1 deliver a u=1000
+		21 w1 settle_sent a v=ack
+		22 w1 kill`, Options{Drained: true},
+		Verdict{Published: 1, Confirmed: 1, Completed: 1, AckUnconfirmed: 1}},
+	"ack never answered and handler not ended": {publish("a") + `
+		10 w1 deliver a u=1000
+		11 w1 start a
+		21 w1 settle_sent a v=ack
+		22 w1 kill`, Options{Drained: true}, Verdict{Published: 1, Confirmed: 1, Lost: 1}},
+	"confirmed to another producer": {`
+		1 p publish_invoke a
+		1 q publish_invoke a
+		2 p publish_ok a` + run, Options{Drained: true, Producers: []string{"q"}},
+		Verdict{Published: 1, Recovered: 1, Completed: 1}},
+	"ack refused": {publish("a") + `
+		10 w1 deliver a u=1000
+		11 w1 start a
+		20 w1 end a
+		21 w1 settle_sent a v=ack
+		22 w1 settle_err a def=true`, Options{Drained: true}, Verdict{Published: 1, Confirmed: 1, Lost: 1}},
+	"ack never answered and seen again": {publish("a") + `
+		10 w1 deliver a u=1000
+		11 w1 start a
+		20 w1 end a
+		21 w1 settle_sent a v=ack
+		22 w1 kill
+		1000 w2 deliver a u=2000`, Options{Drained: true}, Verdict{Published: 1, Confirmed: 1, Lost: 1}},
+	"dead-lettered": {publish("a") + `
+		10 w1 deliver a u=1000
+		11 w1 start a
+		20 w1 end a err=broken
+		21 w1 settle_sent a v=dead
+		22 w1 dead a cause=attempts
+		23 w1 settle_ok a`, Options{Drained: true, FaultFree: true},
+		Verdict{Published: 1, Confirmed: 1, DeadLettered: 1}},
+	"redriven and completed": {publish("a") + `
+		3 w1 deliver a u=1000
+		4 w1 start a
+		5 w1 end a err=broken
+		6 w1 settle_sent a v=reject
+		7 w1 dead a
+		8 w1 settle_ok a
+		9 admin redrive a` + run, Options{Drained: true, FaultFree: true},
+		Verdict{Published: 1, Confirmed: 1, Completed: 1}},
+	"other queue": {publish("a") + run + "\n30 w1 deliver a u=1000 q=dead\n31 w1 start a q=dead",
+		Options{Queue: "main", Drained: true, FaultFree: true}, Verdict{Published: 1, Confirmed: 1, Completed: 1}},
+}
+
 func TestTotals(t *testing.T) {
-	for name, c := range map[string]struct {
-		history string
-		o       Options
-		want    Verdict // of the totals
-	}{
-		"completed": {publish("a") + run, Options{Drained: true, FaultFree: true},
-			Verdict{Published: 1, Confirmed: 1, Completed: 1}},
-		"never delivered": {publish("a", "b") + run, Options{Drained: true},
-			Verdict{Published: 2, Confirmed: 2, Completed: 1, Lost: 1}},
-		"not drained yet": {publish("a", "b") + run, Options{},
-			Verdict{Published: 2, Confirmed: 2, Completed: 1, Unfinished: 1}},
-		"delivered and never settled": {publish("a") + "10 w1 deliver a u=1000\n11 w1 start a", Options{Drained: true},
-			Verdict{Published: 1, Confirmed: 1, Lost: 1}},
-		"producer died": {"1 p publish_invoke a\n2 p kill" + run, Options{Drained: true},
-			Verdict{Published: 1, Recovered: 1, Completed: 1}},
-		"confirmation lost": {"1 p publish_invoke a\n2 p publish_err a" + run, Options{Drained: true},
-			Verdict{Published: 1, Recovered: 1, Completed: 1}},
-		"confirmation lost and never arrived": {"1 p publish_invoke a\n2 p publish_err a", Options{Drained: true},
-			Verdict{Published: 1}},
-		"refused": {"1 p publish_invoke a\n2 p publish_err a def=true", Options{Drained: true},
-			Verdict{Published: 1}},
-		"refused, then confirmed": {"0 p publish_invoke a\n0 p publish_err a def=true\n" + publish("a") + run,
-			Options{Drained: true, FaultFree: true}, Verdict{Published: 1, Confirmed: 1, Completed: 1}},
-		"refused and delivered": {"1 p publish_invoke a\n2 p publish_err a def=true" + run, Options{Drained: true},
-			Verdict{Published: 1, Unexpected: 1}},
-		"never published":            {run, Options{Drained: true}, Verdict{Unexpected: 1}},
-		"published by somebody else": {publish("a") + run, Options{Producers: []string{"q"}}, Verdict{Unexpected: 1}},
-		"published by the expected": {publish("a") + run, Options{Producers: []string{"q", "p"}},
-			Verdict{Published: 1, Confirmed: 1, Completed: 1}},
-		"ack never answered": {publish("a") + `
-			10 w1 deliver a u=1000
-			11 w1 start a
-			20 w1 end a
-			21 w1 settle_sent a v=ack
-			22 w1 kill`, Options{Drained: true},
-			Verdict{Published: 1, Confirmed: 1, Completed: 1, AckUnconfirmed: 1}},
-		"ack never answered, without a handler": {publish("a") + `
-			10 w1 deliver a u=1000
-			21 w1 settle_sent a v=ack
-			22 w1 kill`, Options{Drained: true},
-			Verdict{Published: 1, Confirmed: 1, Completed: 1, AckUnconfirmed: 1}},
-		"ack never answered and handler not ended": {publish("a") + `
-			10 w1 deliver a u=1000
-			11 w1 start a
-			21 w1 settle_sent a v=ack
-			22 w1 kill`, Options{Drained: true}, Verdict{Published: 1, Confirmed: 1, Lost: 1}},
-		"confirmed to another producer": {`
-			1 p publish_invoke a
-			1 q publish_invoke a
-			2 p publish_ok a` + run, Options{Drained: true, Producers: []string{"q"}},
-			Verdict{Published: 1, Recovered: 1, Completed: 1}},
-		"ack refused": {publish("a") + `
-			10 w1 deliver a u=1000
-			11 w1 start a
-			20 w1 end a
-			21 w1 settle_sent a v=ack
-			22 w1 settle_err a def=true`, Options{Drained: true}, Verdict{Published: 1, Confirmed: 1, Lost: 1}},
-		"ack never answered and seen again": {publish("a") + `
-			10 w1 deliver a u=1000
-			11 w1 start a
-			20 w1 end a
-			21 w1 settle_sent a v=ack
-			22 w1 kill
-			1000 w2 deliver a u=2000`, Options{Drained: true}, Verdict{Published: 1, Confirmed: 1, Lost: 1}},
-		"dead-lettered": {publish("a") + `
-			10 w1 deliver a u=1000
-			11 w1 start a
-			20 w1 end a err=broken
-			21 w1 settle_sent a v=dead
-			22 w1 dead a cause=attempts
-			23 w1 settle_ok a`, Options{Drained: true, FaultFree: true},
-			Verdict{Published: 1, Confirmed: 1, DeadLettered: 1}},
-		"redriven and completed": {publish("a") + `
-			3 w1 deliver a u=1000
-			4 w1 start a
-			5 w1 end a err=broken
-			6 w1 settle_sent a v=reject
-			7 w1 dead a
-			8 w1 settle_ok a
-			9 admin redrive a` + run, Options{Drained: true, FaultFree: true},
-			Verdict{Published: 1, Confirmed: 1, Completed: 1}},
-		"other queue": {publish("a") + run + "\n30 w1 deliver a u=1000 q=dead\n31 w1 start a q=dead",
-			Options{Queue: "main", Drained: true, FaultFree: true}, Verdict{Published: 1, Confirmed: 1, Completed: 1}},
-	} {
+	for name, c := range totalsCases {
 		t.Run(name, func(t *testing.T) {
 			v := Check(script(t, c.history), c.o)
 			got := Verdict{
@@ -144,113 +146,115 @@ func TestUnbalancedTotalsAreRefused(t *testing.T) {
 	require.Contains(t, j.v.InvalidReasons[0], "balance")
 }
 
+var overlapCases = map[string]struct {
+	history string
+	o       Options
+	want    int
+}{
+	"held by two": {`
+		10 w1 deliver a u=100
+		99 w2 deliver a u=200`, Options{}, 1},
+	"right after Until": {`
+		10 w1 deliver a u=100
+		100 w2 deliver a u=200`, Options{}, 0},
+	"extended": {`
+		10 w1 deliver a u=100
+		50 w1 extend a u=150
+		100 w2 deliver a u=200`, Options{}, 1},
+	"right after the extension": {`
+		10 w1 deliver a u=100
+		50 w1 extend a u=150
+		150 w2 deliver a u=200`, Options{}, 0},
+	"shortened": {`
+		10 w1 deliver a u=100
+		50 w1 extend a u=60
+		60 w2 deliver a u=200`, Options{}, 0},
+	"after it was given back": {`
+		10 w1 deliver a u=100
+		20 w1 settle_sent a v=retry
+		20 w2 deliver a u=200`, Options{}, 0},
+	"before it was given back": {`
+		10 w1 deliver a u=100
+		19 w2 deliver a u=200
+		20 w1 settle_sent a v=retry`, Options{}, 1},
+	"the settle was never sent": {`
+		10 w1 deliver a u=100
+		20 w1 settle_sent a v=retry
+		21 w1 settle_err a def=true
+		30 w2 deliver a u=200`, Options{}, 1},
+	"the settle may have been sent": {`
+		10 w1 deliver a u=100
+		20 w1 settle_sent a v=retry
+		21 w1 settle_err a
+		30 w2 deliver a u=200`, Options{}, 0},
+	"sent at the second try": {`
+		10 w1 deliver a u=100
+		20 w1 settle_sent a v=retry
+		21 w1 settle_err a def=true
+		40 w1 settle_sent a v=retry
+		41 w1 settle_ok a
+		40 w2 deliver a u=200`, Options{}, 0},
+	"lost and noticed": {`
+		10 w1 deliver a u=100
+		20 w1 lease_lost a cause=cut
+		20 w2 deliver a u=200`, Options{}, 0},
+	"lost and noticed late": {`
+		10 w1 deliver a u=100
+		20 w2 deliver a u=200
+		21 w1 lease_lost a cause=cut`, Options{}, 1},
+	"death does not end a lease": {`
+		10 w1 deliver a u=100
+		20 w1 kill
+		30 w2 deliver a u=200`, Options{}, 1},
+	"unless the broker sees it": {`
+		10 w1 deliver a u=100
+		20 w1 kill
+		30 w2 deliver a u=200`, Options{DeathFrees: true}, 0},
+	"or the lease has no clock": {`
+		10 w1 deliver a
+		20 w1 kill
+		30 w2 deliver a u=200`, Options{}, 0},
+	"no clock and alive": {`
+		10 w1 deliver a
+		30 w2 deliver a u=200`, Options{}, 1},
+	"a soft signal is no death": {`
+		10 w1 deliver a
+		20 w1 kill sig=TERM
+		30 w2 deliver a u=200`, Options{DeathFrees: true}, 1},
+	"twice in one process": {`
+		10 w1 deliver a u=100 d=1
+		30 w1 deliver a u=200 d=2`, Options{}, 1},
+	"settled by number": {`
+		10 w1 deliver a u=100 d=1
+		20 w1 settle_sent a v=retry d=1
+		30 w1 deliver a u=200 d=2
+		31 w1 settle_sent a v=retry d=2
+		32 w2 deliver a u=200`, Options{}, 0},
+	"across generations": {`
+		10 w1 deliver a u=100
+		30 w2 deliver a u=200 g=1`, Options{}, 1},
+	"three at once": {`
+		10 w1 deliver a u=100
+		30 w2 deliver a u=200
+		40 w3 deliver a u=200`, Options{}, 2},
+	"published twice": {`
+		3 p publish_invoke a
+		4 p publish_ok a
+		10 w1 deliver a u=100
+		30 w2 deliver a u=200`, Options{}, 0},
+	"published twice, held by three": {`
+		3 p publish_invoke a
+		4 p publish_ok a
+		10 w1 deliver a u=100
+		30 w2 deliver a u=200
+		31 w3 deliver a u=200`, Options{}, 1},
+	"other message": {publish("b") + `
+		10 w1 deliver a u=100
+		30 w2 deliver b u=200`, Options{}, 0},
+}
+
 func TestOverlaps(t *testing.T) {
-	for name, c := range map[string]struct {
-		history string
-		o       Options
-		want    int
-	}{
-		"held by two": {`
-			10 w1 deliver a u=100
-			99 w2 deliver a u=200`, Options{}, 1},
-		"right after Until": {`
-			10 w1 deliver a u=100
-			100 w2 deliver a u=200`, Options{}, 0},
-		"extended": {`
-			10 w1 deliver a u=100
-			50 w1 extend a u=150
-			100 w2 deliver a u=200`, Options{}, 1},
-		"right after the extension": {`
-			10 w1 deliver a u=100
-			50 w1 extend a u=150
-			150 w2 deliver a u=200`, Options{}, 0},
-		"shortened": {`
-			10 w1 deliver a u=100
-			50 w1 extend a u=60
-			60 w2 deliver a u=200`, Options{}, 0},
-		"after it was given back": {`
-			10 w1 deliver a u=100
-			20 w1 settle_sent a v=retry
-			20 w2 deliver a u=200`, Options{}, 0},
-		"before it was given back": {`
-			10 w1 deliver a u=100
-			19 w2 deliver a u=200
-			20 w1 settle_sent a v=retry`, Options{}, 1},
-		"the settle was never sent": {`
-			10 w1 deliver a u=100
-			20 w1 settle_sent a v=retry
-			21 w1 settle_err a def=true
-			30 w2 deliver a u=200`, Options{}, 1},
-		"the settle may have been sent": {`
-			10 w1 deliver a u=100
-			20 w1 settle_sent a v=retry
-			21 w1 settle_err a
-			30 w2 deliver a u=200`, Options{}, 0},
-		"sent at the second try": {`
-			10 w1 deliver a u=100
-			20 w1 settle_sent a v=retry
-			21 w1 settle_err a def=true
-			40 w1 settle_sent a v=retry
-			41 w1 settle_ok a
-			40 w2 deliver a u=200`, Options{}, 0},
-		"lost and noticed": {`
-			10 w1 deliver a u=100
-			20 w1 lease_lost a cause=cut
-			20 w2 deliver a u=200`, Options{}, 0},
-		"lost and noticed late": {`
-			10 w1 deliver a u=100
-			20 w2 deliver a u=200
-			21 w1 lease_lost a cause=cut`, Options{}, 1},
-		"death does not end a lease": {`
-			10 w1 deliver a u=100
-			20 w1 kill
-			30 w2 deliver a u=200`, Options{}, 1},
-		"unless the broker sees it": {`
-			10 w1 deliver a u=100
-			20 w1 kill
-			30 w2 deliver a u=200`, Options{DeathFrees: true}, 0},
-		"or the lease has no clock": {`
-			10 w1 deliver a
-			20 w1 kill
-			30 w2 deliver a u=200`, Options{}, 0},
-		"no clock and alive": {`
-			10 w1 deliver a
-			30 w2 deliver a u=200`, Options{}, 1},
-		"a soft signal is no death": {`
-			10 w1 deliver a
-			20 w1 kill sig=TERM
-			30 w2 deliver a u=200`, Options{DeathFrees: true}, 1},
-		"twice in one process": {`
-			10 w1 deliver a u=100 d=1
-			30 w1 deliver a u=200 d=2`, Options{}, 1},
-		"settled by number": {`
-			10 w1 deliver a u=100 d=1
-			20 w1 settle_sent a v=retry d=1
-			30 w1 deliver a u=200 d=2
-			31 w1 settle_sent a v=retry d=2
-			32 w2 deliver a u=200`, Options{}, 0},
-		"across generations": {`
-			10 w1 deliver a u=100
-			30 w2 deliver a u=200 g=1`, Options{}, 1},
-		"three at once": {`
-			10 w1 deliver a u=100
-			30 w2 deliver a u=200
-			40 w3 deliver a u=200`, Options{}, 2},
-		"published twice": {`
-			3 p publish_invoke a
-			4 p publish_ok a
-			10 w1 deliver a u=100
-			30 w2 deliver a u=200`, Options{}, 0},
-		"published twice, held by three": {`
-			3 p publish_invoke a
-			4 p publish_ok a
-			10 w1 deliver a u=100
-			30 w2 deliver a u=200
-			31 w3 deliver a u=200`, Options{}, 1},
-		"other message": {publish("b") + `
-			10 w1 deliver a u=100
-			30 w2 deliver b u=200`, Options{}, 0},
-	} {
+	for name, c := range overlapCases {
 		t.Run(name, func(t *testing.T) {
 			v := Check(script(t, publish("a")+c.history), c.o)
 			require.Equal(t, c.want, v.Overlaps)
@@ -322,6 +326,83 @@ func TestAckedThenDelivered(t *testing.T) {
 	require.Zero(t, v.AckedThenDelivered, "published twice")
 }
 
+var keyOrderCases = map[string]struct {
+	history          string
+	order, exclusion int
+}{
+	"one after the other": {`
+		10 w1 deliver a u=1000
+		11 w1 start a
+		20 w1 end a
+		21 w1 settle_sent a v=ack
+		21 w1 deliver b u=1000
+		22 w1 start b
+		30 w1 end b
+		31 w1 settle_sent b v=dead
+		32 w1 dead b
+		40 w1 deliver c u=1000
+		41 w1 start c`, 0, 0},
+	"overtaken": {`
+		10 w1 deliver b u=1000
+		11 w1 start b
+		20 w1 end b
+		21 w1 settle_sent b v=ack
+		30 w1 deliver a u=1000
+		31 w1 start a
+		40 w1 end a
+		41 w1 settle_sent a v=ack`, 1, 0},
+	"overtaken after a failure": {`
+		10 w1 deliver a u=1000
+		11 w1 start a
+		20 w1 end a err=x
+		21 w1 settle_sent a v=retry
+		30 w1 deliver b u=1000
+		31 w1 start b`, 1, 0},
+	"overtaken across producers": {`
+		10 w1 deliver a u=1000
+		11 w1 start a
+		20 w1 end a
+		21 w1 settle_sent a v=ack
+		30 w1 deliver c u=1000
+		31 w1 start c`, 1, 0},
+	"at the same time": {`
+		10 w1 deliver a u=1000
+		11 w1 start a
+		12 w2 deliver b u=1000
+		13 w2 start b
+		20 w1 end a
+		21 w2 end b`, 1, 1},
+	"other key at the same time": {`
+		10 w1 deliver a u=1000
+		11 w1 start a
+		12 w2 deliver d u=1000
+		13 w2 start d
+		20 w1 end a
+		21 w2 end d`, 0, 0},
+	"one that lost its lease excludes nobody": {`
+		10 w1 deliver a u=100
+		11 w1 start a
+		12 w1 stop
+		100 w2 deliver a u=2000
+		101 w2 start a
+		102 w2 end a
+		103 w2 settle_sent a v=ack
+		104 w2 deliver b u=2000
+		105 w2 start b
+		200 w1 cont
+		201 w1 end a`, 0, 0},
+	"a killed one keeps its place": {`
+		10 w1 deliver a u=1000
+		11 w1 start a
+		12 w1 kill
+		1000 w2 deliver a u=2000
+		1001 w2 start a
+		1002 w2 end a
+		1003 w2 settle_sent a v=ack
+		1004 w2 deliver b u=2000
+		1005 w2 start b`, 0, 0},
+}
+
 func TestKeyOrder(t *testing.T) {
 	const published = `
 		1 p publish_invoke a key=k
@@ -332,82 +413,7 @@ func TestKeyOrder(t *testing.T) {
 		6 q publish_ok c key=k
 		7 q publish_invoke d key=other
 		8 q publish_ok d key=other`
-	for name, c := range map[string]struct {
-		history          string
-		order, exclusion int
-	}{
-		"one after the other": {`
-			10 w1 deliver a u=1000
-			11 w1 start a
-			20 w1 end a
-			21 w1 settle_sent a v=ack
-			21 w1 deliver b u=1000
-			22 w1 start b
-			30 w1 end b
-			31 w1 settle_sent b v=dead
-			32 w1 dead b
-			40 w1 deliver c u=1000
-			41 w1 start c`, 0, 0},
-		"overtaken": {`
-			10 w1 deliver b u=1000
-			11 w1 start b
-			20 w1 end b
-			21 w1 settle_sent b v=ack
-			30 w1 deliver a u=1000
-			31 w1 start a
-			40 w1 end a
-			41 w1 settle_sent a v=ack`, 1, 0},
-		"overtaken after a failure": {`
-			10 w1 deliver a u=1000
-			11 w1 start a
-			20 w1 end a err=x
-			21 w1 settle_sent a v=retry
-			30 w1 deliver b u=1000
-			31 w1 start b`, 1, 0},
-		"overtaken across producers": {`
-			10 w1 deliver a u=1000
-			11 w1 start a
-			20 w1 end a
-			21 w1 settle_sent a v=ack
-			30 w1 deliver c u=1000
-			31 w1 start c`, 1, 0},
-		"at the same time": {`
-			10 w1 deliver a u=1000
-			11 w1 start a
-			12 w2 deliver b u=1000
-			13 w2 start b
-			20 w1 end a
-			21 w2 end b`, 1, 1},
-		"other key at the same time": {`
-			10 w1 deliver a u=1000
-			11 w1 start a
-			12 w2 deliver d u=1000
-			13 w2 start d
-			20 w1 end a
-			21 w2 end d`, 0, 0},
-		"one that lost its lease excludes nobody": {`
-			10 w1 deliver a u=100
-			11 w1 start a
-			12 w1 stop
-			100 w2 deliver a u=2000
-			101 w2 start a
-			102 w2 end a
-			103 w2 settle_sent a v=ack
-			104 w2 deliver b u=2000
-			105 w2 start b
-			200 w1 cont
-			201 w1 end a`, 0, 0},
-		"a killed one keeps its place": {`
-			10 w1 deliver a u=1000
-			11 w1 start a
-			12 w1 kill
-			1000 w2 deliver a u=2000
-			1001 w2 start a
-			1002 w2 end a
-			1003 w2 settle_sent a v=ack
-			1004 w2 deliver b u=2000
-			1005 w2 start b`, 0, 0},
-	} {
+	for name, c := range keyOrderCases {
 		t.Run(name, func(t *testing.T) {
 			events := script(t, published+c.history)
 			v := Check(events, Options{KeyOrder: true})

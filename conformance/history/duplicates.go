@@ -159,9 +159,9 @@ func (d *Delivery) abandoned() []step {
 	}
 }
 
-// copied reports whether a copy of the delivery was published, by its own word or because one was delivered.
+// copied reports whether a copy of the delivery was delivered as well.
 func (d *Delivery) copied() bool {
-	return d.Copied != Never || slices.ContainsFunc(d.Msg.Deliveries, func(o *Delivery) bool {
+	return slices.ContainsFunc(d.Msg.Deliveries, func(o *Delivery) bool {
 		return o.Generation > d.Generation
 	})
 }

@@ -116,7 +116,7 @@ func (j *judge) orderOf(ms []*Message) {
 	var byInvoke []queued
 	for _, m := range ms {
 		if len(m.Publishes) == 1 && m.Publishes[0].Outcome == Confirmed {
-			byInvoke = append(byInvoke, queued{m, m.Publishes[0], m.finished()})
+			byInvoke = append(byInvoke, queued{m, m.Publishes[0], m.Finished()})
 		}
 	}
 	slices.SortStableFunc(byInvoke, func(a, b queued) int { return byMoment(a.p.Invoked, b.p.Invoked) })

@@ -161,7 +161,7 @@ func (m *Message) confirmed() *Publish {
 }
 
 // finished is when the message was done with as far as its worker could do it: an ack was sent or it was dead-lettered.
-func (m *Message) finished() int64 {
+func (m *Message) Finished() int64 {
 	end := Never
 	for _, d := range m.Deliveries {
 		if s := d.Settled(); s != nil && final(s.Verdict) {

@@ -105,13 +105,28 @@ func (p *Proc) ExitCode() int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// MaxRSS is the largest resident size of a process that has ended, in bytes.
+// MaxRSS is the largest resident size of a process that has ended, in bytes, as it noted last: every second and at its
+// end. 0 if it noted none.
 func (p *Proc) MaxRSS() int64 {
 	<-p.done
-	if u, is := p.cmd.ProcessState.SysUsage().(*syscall.Rusage); is {
-		return rssBytes(u.Maxrss)
+	var most int64
+	for _, e := range p.events() {
+		if e.Kind == RSS && e.Proc == p.Spec.Name {
+			most = max(most, int64(e.N))
+		}
 	}
-	return 0
+	return most
+}
+
+// events are those that the process's journal holds; what cannot be read is missing.
+func (p *Proc) events() []history.Event {
+	f, err := os.Open(p.Spec.Journal)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = f.Close() }()
+	events, _ := history.Read(f)
+	return events
 }
 
 // PID is the process's id.

@@ -113,30 +113,29 @@ func (j *diary) settle(d *queue.Delivery, s queue.Settlement, kind history.Kind,
 	j.note(e)
 }
 
-// Calls is the journal's event for the requests of one kind (in Cause) that a process has sent so far (N). It is written
-// every second and at the end, so that a killed process is missed by little.
-const Calls history.Kind = "calls"
+// Events that only benchmarks read. A worker writes them every second and at its end, so that a killed one is missed by
+// little.
+const (
+	Calls history.Kind = "calls" // requests of one kind (in Cause) that the process has sent so far (N)
+	RSS   history.Kind = "rss"   // the largest resident size of the process so far, in bytes (N)
+)
 
-// count writes Calls events until ctx ends.
-func (j *diary) count(ctx context.Context, b driver.Backend) {
-	m, can := b.(driver.Meter)
-	if !can {
-		return
-	}
+// measure writes Calls and RSS events until ctx ends.
+func (j *diary) measure(ctx context.Context, b driver.Backend) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for {
-		for kind, n := range m.Calls() {
-			j.note(history.Event{Kind: Calls, Cause: kind, N: int(n)})
-		}
+	for over := false; !over; {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
+			over = true
+		}
+		if m, can := b.(driver.Meter); can {
 			for kind, n := range m.Calls() {
 				j.note(history.Event{Kind: Calls, Cause: kind, N: int(n)})
 			}
-			return
 		}
+		j.note(history.Event{Kind: RSS, N: int(peakRSS())})
 	}
 }
 

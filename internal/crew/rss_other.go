@@ -2,5 +2,13 @@
 
 package crew
 
-// rssBytes converts Rusage.Maxrss, which macOS counts in bytes.
-func rssBytes(maxrss int64) int64 { return maxrss }
+import "syscall"
+
+// peakRSS is the largest resident size of this process so far, in bytes; 0 if it cannot be told.
+func peakRSS() int64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return u.Maxrss
+}

@@ -92,9 +92,9 @@ func (s Spec) worker(b driver.Backend, j *diary) (*queue.Worker, error) {
 
 // serve runs the worker, counts the backend's requests meanwhile, and turns the end into an exit code.
 func (j *diary) serve(b driver.Backend, run func() error) (code int, err error) {
-	counting, stop := context.WithCancel(context.Background())
+	measuring, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	wg.Go(func() { j.count(counting, b) })
+	wg.Go(func() { j.measure(measuring, b) })
 	err = run()
 	stop()
 	wg.Wait()

@@ -1,0 +1,2 @@
+// Package nats is the NATS JetStream backend.
+package nats

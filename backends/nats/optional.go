@@ -1,0 +1,259 @@
+package nats
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	natsgo "github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/holdfast-queue/holdfast/queue/driver"
+)
+
+// CreateQueue implements driver.Admin.
+func (b *Backend) CreateQueue(ctx context.Context, queue string) error {
+	const op = "create queue"
+	n, err := b.config.names(queue)
+	if err == nil {
+		_, err = b.ensureQueue(ctx, n)
+	}
+	return fail(op, err)
+}
+
+// DeleteQueue implements driver.Admin. Its lanes, with their leases, go with it.
+func (b *Backend) DeleteQueue(ctx context.Context, queue string) error {
+	const op = "delete queue"
+	n, err := b.config.names(queue)
+	if err != nil {
+		return fail(op, err)
+	}
+	// The states first: without messages they would be found by nobody.
+	err = b.api(ctx, callAdmin, "STREAM.DELETE."+n.states, nil, nil)
+	if err != nil && !isAPIError(err, jetstream.JSErrCodeStreamNotFound) {
+		return fail(op, err)
+	}
+	return fail(op, b.api(ctx, callAdmin, "STREAM.DELETE."+n.stream, nil, nil))
+}
+
+// PurgeQueue implements driver.Admin. Delayed messages go too.
+func (b *Backend) PurgeQueue(ctx context.Context, queue string) error {
+	const op = "purge queue"
+	n, err := b.config.names(queue)
+	if err != nil {
+		return fail(op, err)
+	}
+	if err := b.api(ctx, callAdmin, "STREAM.PURGE."+n.stream, nil, nil); err != nil {
+		return fail(op, err)
+	}
+	err = b.api(ctx, callAdmin, "STREAM.PURGE."+n.states, nil, nil)
+	if isAPIError(err, jetstream.JSErrCodeStreamNotFound) {
+		err = nil
+	}
+	return fail(op, err)
+}
+
+// Gauge implements driver.Gauger. Messages that wait for their time, delayed or returned with a delay, count as in
+// flight: the server keeps the latter among the leased ones.
+func (b *Backend) Gauge(ctx context.Context, queue string) (driver.Gauge, error) {
+	const op = "gauge"
+	n, err := b.config.names(queue)
+	if err != nil {
+		return driver.Gauge{}, fail(op, err)
+	}
+	consumers, err := b.listConsumers(ctx, n.stream)
+	if err != nil {
+		return driver.Gauge{}, fail(op, err)
+	}
+	info, err := b.info(ctx, n.stream, n.lanes+">")
+	if err != nil {
+		return driver.Gauge{}, fail(op, err)
+	}
+	leased, inLanes := 0, uint64(0)
+	for _, c := range consumers {
+		leased += c.NumAckPending
+	}
+	for _, count := range info.State.Subjects {
+		inLanes += count
+	}
+	g := driver.Gauge{
+		Ready:    max(int(inLanes)-leased, 0),
+		Delayed:  -1,
+		InFlight: leased + int(info.State.Msgs-min(info.State.Msgs, inLanes)),
+	}
+	if info.State.Msgs > 0 {
+		g.Oldest = max(info.TimeStamp.Sub(info.State.FirstTime), 0)
+	}
+	return g, nil
+}
+
+// Peek implements driver.Inspector. It shows the messages of the lanes, leased ones included, and not those that wait
+// for their time. Each message is a request.
+func (b *Backend) Peek(ctx context.Context, queue string, n int) ([]*driver.Message, error) {
+	const op = "peek"
+	names, err := b.config.names(queue)
+	if err != nil {
+		return nil, fail(op, err)
+	}
+	var all []*driver.Message
+	for next := uint64(1); len(all) < n; {
+		req, err := json.Marshal(map[string]any{"seq": next, "next_by_subj": names.lanes + ">"})
+		if err != nil {
+			return nil, fail(op, err)
+		}
+		out := b.request(ctx, callPeek, &natsgo.Msg{Subject: b.apiRoot + "STREAM.MSG.GET." + names.stream, Data: req})[0]
+		if out.err != nil {
+			return nil, fail(op, out.err)
+		}
+		m, err := decodeStored(out.msg.Data)
+		if isAPIError(err, jetstream.JSErrCodeMessageNotFound) {
+			break
+		}
+		if err != nil {
+			return nil, fail(op, err)
+		}
+		next = m.Sequence + 1
+		shown, err := names.shown(m)
+		if err != nil {
+			return nil, fail(op, err)
+		}
+		all = append(all, shown)
+	}
+	return all, nil
+}
+
+func (n *names) shown(m *storedMsg) (*driver.Message, error) {
+	lane, ok := laneOfSubject(m.Subject, n.lanes)
+	if !ok {
+		return nil, fmt.Errorf("message %d: subject %q is no lane's", m.Sequence, m.Subject)
+	}
+	var h natsgo.Header
+	if len(m.Header) > 0 {
+		var err error
+		if h, err = natsgo.DecodeHeadersMsg(m.Header); err != nil {
+			return nil, fmt.Errorf("message %d: %w", m.Sequence, err)
+		}
+	}
+	return &driver.Message{
+		ID: messageID(n.stream, m.Sequence), Lane: lane, Header: decodeHeaders(h), Body: m.Data,
+	}, nil
+}
+
+// Ping implements driver.Pinger: JetStream has answered.
+func (b *Backend) Ping(ctx context.Context) error {
+	err := b.api(ctx, callInfo, "INFO", nil, nil)
+	var lost *lostError
+	if errors.As(err, &lost) {
+		err = &driver.Error{Kind: driver.Unavailable, Err: err} // that a ping may have arrived means nothing
+	}
+	return fail("ping", err)
+}
+
+const (
+	watchEvery  = 2 * time.Second
+	watchBuffer = 64
+)
+
+// Watch implements driver.LaneWatcher.
+func (b *Backend) Watch(ctx context.Context, queue string) (<-chan driver.LaneEvent, error) {
+	const op = "watch"
+	n, err := b.config.names(queue)
+	if err != nil {
+		return nil, fail(op, err)
+	}
+	info, err := b.info(ctx, n.stream, n.lanes+">")
+	if err != nil {
+		return nil, fail(op, err)
+	}
+	w := &watch{b: b, names: n, events: make(chan driver.LaneEvent, watchBuffer), heard: make(chan string, watchBuffer)}
+	if err := b.register(op, func() { b.work.Go(func() { w.run(ctx, info) }) }); err != nil {
+		return nil, err
+	}
+	return w.events, nil
+}
+
+// watch reports the lanes of a queue: each when it begins to hold messages.
+type watch struct {
+	b      *Backend
+	names  names
+	events chan driver.LaneEvent
+	heard  chan string // lanes that hints named
+	holds  map[string]struct{}
+}
+
+func (w *watch) run(ctx context.Context, info *streamInfo) {
+	defer close(w.events)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(w.b.life, func() { cancel(driver.Closed) })()
+
+	h := newHints(w.b, w.names.hints, w.hear)
+	defer h.close()
+	wake, _ := h.listen()
+	defer func() { h.leave(wake) }()
+	for {
+		if info != nil && !w.compare(ctx, info) {
+			return
+		}
+		timer := time.NewTimer(jittered(watchEvery))
+		for waiting := true; waiting; {
+			select {
+			case lane := <-w.heard:
+				if !w.report(ctx, lane) {
+					timer.Stop()
+					return
+				}
+			case <-timer.C:
+				waiting = false
+			case <-ctx.Done():
+				timer.Stop()
+				return
+			}
+		}
+		h.leave(wake)
+		wake, _ = h.listen() // again, should a flood have ended it
+		info, _ = w.b.info(ctx, w.names.stream, w.names.lanes+">")
+	}
+}
+
+// hear is called for each hint, and may lose some.
+func (w *watch) hear(lane string) {
+	select {
+	case w.heard <- lane:
+	default:
+	}
+}
+
+// compare reports the lanes that hold messages and did not before.
+func (w *watch) compare(ctx context.Context, info *streamInfo) bool {
+	before := w.holds
+	w.holds = make(map[string]struct{}, len(info.State.Subjects))
+	for subject := range info.State.Subjects {
+		lane, ok := laneOfSubject(subject, w.names.lanes)
+		if !ok {
+			continue
+		}
+		if _, known := before[lane]; known {
+			w.holds[lane] = struct{}{}
+		} else if !w.report(ctx, lane) {
+			return false
+		}
+	}
+	return true
+}
+
+// report sends the event of a lane, once until a sweep has found it empty.
+func (w *watch) report(ctx context.Context, lane string) bool {
+	if _, known := w.holds[lane]; known {
+		return true
+	}
+	w.holds[lane] = struct{}{}
+	select {
+	case w.events <- driver.LaneEvent{Lane: lane}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

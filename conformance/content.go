@@ -1,0 +1,4 @@
+package conformance
+
+// contentRules.
+var contentRules []Rule

@@ -1,0 +1,4 @@
+package conformance
+
+// crashRules.
+var crashRules []Rule

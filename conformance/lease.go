@@ -1,0 +1,4 @@
+package conformance
+
+// leaseRules.
+var leaseRules []Rule

@@ -1,0 +1,4 @@
+package conformance
+
+// networkRules.
+var networkRules []Rule

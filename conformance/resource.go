@@ -1,0 +1,4 @@
+package conformance
+
+// resourceRules.
+var resourceRules []Rule

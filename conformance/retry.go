@@ -1,0 +1,4 @@
+package conformance
+
+// retryRules.
+var retryRules []Rule

@@ -1,0 +1,4 @@
+package conformance
+
+// schedulingRules.
+var schedulingRules []Rule
