@@ -1,5 +1,8 @@
 # Holdfast. `make help` lists the targets.
 
+SHELL      := bash
+.SHELLFLAGS := -eu -o pipefail -c
+
 GO        ?= go
 BIN       := $(CURDIR)/bin
 LINT_VERSION := v2.15.0
@@ -40,7 +43,7 @@ conformance: ## the conformance suite: BACKEND="memory nats", TIER=smoke|fast|fu
 	done
 
 mutants: ## break the code on purpose: every mutant must be caught
-	$(GO) test -count=1 -timeout 20m -run '^TestMutants$$' ./conformance/mutants -args -mutants
+	$(GO) test -count=1 -timeout 20m -tags mutants -v -run '^TestMutants$$' ./conformance/mutants | grep -E '^(mutant|ok|FAIL|---|    ---|panic)'
 
 lint: $(BIN)/golangci-lint-$(LINT_VERSION) ## static analysis
 	$< run ./...

@@ -1,0 +1,71 @@
+//go:build mutants
+
+package mutants_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-queue/holdfast/conformance/mutants"
+)
+
+func TestMutants(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	require.NoError(t, err)
+	for _, m := range mutants.All {
+		t.Run(strings.ReplaceAll(m.Name, " ", "_"), func(t *testing.T) {
+			out, err := conform(t, root, m, "")
+			require.NoError(t, err, "the unbroken code must pass %s:\n%s", m.Rule, out)
+			require.Contains(t, out, "--- PASS: TestConformance/rules/"+m.Rule, "the rule did not run")
+
+			out, err = conform(t, root, m, overlay(t, root, m.Edits))
+			require.Error(t, err, "%s did not catch it", m.Rule)
+			require.Contains(t, out, "--- FAIL: TestConformance/rules/"+m.Rule, "something else failed")
+			fmt.Printf("mutant %q: caught by %s\n", m.Name, m.Rule)
+		})
+	}
+}
+
+// conform runs one rule.
+func conform(t *testing.T, root string, m mutants.Mutant, overlay string) (string, error) {
+	args := []string{"test", "-count=1", "-v", "-timeout=5m", "-run=^TestConformance$/^rules$/^" + m.Rule + "_"}
+	if overlay != "" {
+		args = append(args, "-overlay="+overlay)
+	}
+	cmd := exec.CommandContext(t.Context(), "go", append(args, "./backends/"+m.Backend)...)
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "HOLDFAST_TIER=fast", "HOLDFAST_SHEET=")
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// overlay writes the changed files and the list of them that the go command reads.
+func overlay(t *testing.T, root string, edits []mutants.Edit) string {
+	dir := t.TempDir()
+	replace := map[string]string{}
+	for _, e := range edits {
+		path := filepath.Join(root, e.File)
+		from := path
+		if changed, again := replace[path]; again {
+			from = changed
+		}
+		text, err := os.ReadFile(from)
+		require.NoError(t, err)
+		require.Equal(t, 1, strings.Count(string(text), e.Old), "%s must have exactly one %q", e.File, e.Old)
+		to := filepath.Join(dir, strings.ReplaceAll(e.File, "/", "_"))
+		require.NoError(t, os.WriteFile(to, []byte(strings.Replace(string(text), e.Old, e.New, 1)), 0o600))
+		replace[path] = to
+	}
+	text, err := json.Marshal(map[string]any{"Replace": replace})
+	require.NoError(t, err)
+	list := filepath.Join(dir, "overlay.json")
+	require.NoError(t, os.WriteFile(list, text, 0o600))
+	return list
+}
