@@ -79,6 +79,9 @@ func (c *call) unsent(i int, err error) { c.settle(i, outcome{err: err}) }
 // Config.Timeout has passed. Outcomes are aligned with msgs. It sets the reply subjects; a body must not change until
 // it was written, which may be after request has returned.
 func (b *Backend) request(ctx context.Context, kind callKind, msgs ...*natsgo.Msg) []outcome {
+	if len(msgs) == 0 {
+		return nil
+	}
 	c := newCall(msgs)
 	id := b.replies.add(c)
 	defer b.replies.remove(id)

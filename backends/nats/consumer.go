@@ -171,16 +171,17 @@ func (c *Consumer) receiveOne(ctx context.Context, w driver.Want, d demand, dead
 // which may exist again by now.
 func (c *Consumer) fetchFrom(ctx context.Context, l *lane, n int, wait time.Duration) ([]*receiptMsg, error) {
 	got, err := c.fetch(ctx, l, n, max(wait, 0))
-	if errors.Is(err, errNoLane) || isKind(fail("", err), driver.NotFound) {
-		info, gone := c.b.missing(ctx, c.names.stream)
-		if gone != nil {
+	noLane := errors.Is(err, errNoLane)
+	if noLane || errors.Is(err, errNoAnswer) {
+		// A pull that was on its way when the queue was deleted is never answered.
+		if _, gone := c.b.missing(ctx, c.names.stream); gone != nil {
 			return nil, gone
 		}
-		c.setEpoch(epochOf(info))
+	}
+	if noLane {
 		if _, err := c.b.ensureStream(ctx, c.b.stateStream(c.names)); err != nil {
 			return nil, err
 		}
-		l.lost()
 		got, err = c.fetch(ctx, l, n, max(wait, 0))
 	}
 	if errors.Is(err, errBusy) {

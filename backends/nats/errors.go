@@ -109,6 +109,8 @@ func apiKind(e *jetstream.APIError) driver.Kind {
 	switch e.ErrorCode {
 	case jetstream.JSErrCodeStreamNotFound, jetstream.JSErrCodeConsumerNotFound, jetstream.JSErrCodeConsumerDoesNotExist:
 		return driver.NotFound
+	case jetstream.JSErrCodeStreamWrongLastSequence, jetstream.JSErrCodeStreamWrongLastSequenceConstant:
+		return driver.LeaseLost // only the state of a returned message expects a sequence
 	case jetstream.JSErrCodeStreamMessageExceedsMaximum, codeHeaderTooLarge:
 		return driver.TooLarge
 	case codeAccountLimits, codeNoResources, codeNoMemory, codeNoStorage, codeStoreFailed, codeTooManyRequests,

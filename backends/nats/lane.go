@@ -242,12 +242,18 @@ func (r *lanes) count() int {
 	return len(r.order)
 }
 
-// ensureLane makes sure that the lane's durable consumer exists, and returns its name and its leases' length.
+// ensureLane makes sure that the lane's durable consumer exists, and returns its name and its leases' length. Whoever
+// makes one looks at the stream first: it may be another than the one this consumer knows.
 func (c *Consumer) ensureLane(ctx context.Context, l *lane) (string, time.Duration, error) {
-	epoch := c.currentEpoch()
-	if durable, term, ok := l.consumer(epoch); ok {
+	if durable, term, ok := l.consumer(c.currentEpoch()); ok {
 		return durable, term, nil
 	}
+	info, err := c.b.info(ctx, c.names.stream, "")
+	if err != nil {
+		return "", 0, err
+	}
+	epoch := epochOf(info)
+	c.setEpoch(epoch)
 	durable, term, err := c.b.ensureConsumer(ctx, c.names.stream, jetstream.ConsumerConfig{
 		Durable:       l.subject[len(c.names.lanes):] + "-" + epoch,
 		Description:   "Holdfast lane " + l.name,

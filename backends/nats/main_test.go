@@ -22,6 +22,9 @@ import (
 var shared *embedded.Server
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(serveDir); dir != "" {
+		serve(dir, os.Getenv(serveAddr))
+	}
 	conformance.Main(openThrough)
 	os.Exit(runTests(m))
 }
@@ -127,6 +130,7 @@ type cable struct {
 	dials int
 	hole  bool
 	down  bool
+	clogs chan struct{} // writes wait until it is closed
 }
 
 func (c *cable) dial(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -172,6 +176,26 @@ func (c *cable) swallow() {
 	c.hole = true
 }
 
+// clog makes the connections take nothing, as when the peer has stopped reading, until release is called.
+func (c *cable) clog() (release func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ch := make(chan struct{})
+	c.clogs = ch
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.clogs = nil
+		close(ch)
+	}
+}
+
+func (c *cable) clogged() chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.clogs
+}
+
 func (c *cable) swallows() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -184,6 +208,9 @@ type cableConn struct {
 }
 
 func (c *cableConn) Write(b []byte) (int, error) {
+	if ch := c.cable.clogged(); ch != nil {
+		<-ch
+	}
 	if c.cable.swallows() {
 		return len(b), nil
 	}

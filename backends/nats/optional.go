@@ -181,6 +181,7 @@ type watch struct {
 	events chan driver.LaneEvent
 	heard  chan string // lanes that hints named
 	holds  map[string]struct{}
+	listed bool // the lanes that were there at first are reported
 }
 
 func (w *watch) run(ctx context.Context, info *streamInfo) {
@@ -196,6 +197,12 @@ func (w *watch) run(ctx context.Context, info *streamInfo) {
 	for {
 		if info != nil && !w.compare(ctx, info) {
 			return
+		}
+		if !w.listed {
+			w.listed = true
+			if !w.send(ctx, "") { // the default lane is always there
+				return
+			}
 		}
 		timer := time.NewTimer(jittered(watchEvery))
 		for waiting := true; waiting; {
@@ -250,8 +257,12 @@ func (w *watch) report(ctx context.Context, lane string) bool {
 		return true
 	}
 	w.holds[lane] = struct{}{}
+	return w.send(ctx, lane)
+}
+
+func (w *watch) send(ctx context.Context, lane string) bool {
 	select {
-	case w.events <- driver.LaneEvent{Lane: lane}:
+	case w.events <- driver.LaneEvent{Lane: lane, Listed: w.listed}:
 		return true
 	case <-ctx.Done():
 		return false

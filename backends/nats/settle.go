@@ -79,7 +79,7 @@ func (c *Consumer) Ack(ctx context.Context, ds []*driver.Delivery) error {
 			b.add(i, r, ackNow)
 		}
 	}
-	for j, o := range c.settle(ctx, callAck, b.msgs) {
+	for j, o := range c.b.request(ctx, callAck, b.msgs...) {
 		r := b.receipts[j]
 		if o.err != nil {
 			// Not answered or not sent: a second Ack does no harm while the lease lasts.
@@ -92,14 +92,6 @@ func (c *Consumer) Ack(ctx context.Context, ds []*driver.Delivery) error {
 		c.forgetState(r)
 	}
 	return b.errs.OrNil()
-}
-
-// settle sends settlements, if there are any.
-func (c *Consumer) settle(ctx context.Context, kind callKind, msgs []*natsgo.Msg) []outcome {
-	if len(msgs) == 0 {
-		return nil
-	}
-	return c.b.request(ctx, kind, msgs...)
 }
 
 // explain finds out why nobody answers for the consumer of a delivery.
@@ -188,7 +180,7 @@ func (c *Consumer) sendReturns(ctx context.Context, rs []driver.Return, begun []
 		}
 		b.add(i, r, nakAfter(rs[i].Delay))
 	}
-	for j, o := range c.settle(ctx, callNak, b.msgs) {
+	for j, o := range c.b.request(ctx, callNak, b.msgs...) {
 		r := b.receipts[j]
 		var unsent *unsentError
 		if errors.As(o.err, &unsent) || errors.Is(o.err, errNoResponder) {
@@ -232,7 +224,7 @@ func (c *Consumer) Extend(ctx context.Context, ds []*driver.Delivery, _ time.Dur
 		}
 	}
 	sent := time.Now()
-	for j, o := range c.settle(ctx, callExtend, b.msgs) {
+	for j, o := range c.b.request(ctx, callExtend, b.msgs...) {
 		r, i := b.receipts[j], b.index[j]
 		err := o.err
 		if err != nil {
@@ -286,7 +278,7 @@ func (c *Consumer) returnLeases(ctx context.Context, rs []*receipt, body []byte)
 			b.add(i, r, body)
 		}
 	}
-	for j := range c.settle(ctx, callNak, b.msgs) {
+	for j := range c.b.request(ctx, callNak, b.msgs...) {
 		b.receipts[j].finish(returned)
 		c.release(b.receipts[j])
 	}

@@ -127,12 +127,9 @@ func (c *Consumer) writeStates(ctx context.Context, writes []stateWrite) []error
 	for i := range open {
 		open[i] = i
 	}
-	for range 2 {
-		open = c.writeRound(ctx, writes, open, errs)
-		if len(open) == 0 {
-			break
-		}
+	if open = c.writeRound(ctx, writes, open, errs); len(open) > 0 {
 		open = c.reconcile(ctx, writes, open, errs)
+		c.writeRound(ctx, writes, open, errs)
 	}
 	return errs
 }
@@ -142,12 +139,9 @@ func (c *Consumer) writeRound(ctx context.Context, writes []stateWrite, open []i
 	msgs := make([]*natsgo.Msg, len(open))
 	for j, i := range open {
 		w := writes[i]
-		body, err := json.Marshal(stateEntry{
+		body, _ := json.Marshal(stateEntry{ // numbers and bytes: it cannot fail
 			Stored: w.receipt.stamp, Delivered: w.receipt.delivered, Unseen: w.next.unseen, State: []byte(w.next.state),
 		})
-		if err != nil {
-			errs[i] = err
-		}
 		msgs[j] = &natsgo.Msg{
 			Subject: c.stateSubject(w.receipt.sequence),
 			Header:  natsgo.Header{expectHeader: {strconv.FormatUint(w.receipt.memory.sequence, 10)}},
