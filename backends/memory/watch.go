@@ -16,8 +16,9 @@ type watcher struct {
 	wake  chan struct{} // holds one
 
 	// Broker.mu guards what follows.
-	pending []string
-	listed  map[string]struct{}
+	pending  []string
+	unlisted int // of pending, those that were there when Watch was called
+	listed   map[string]struct{}
 }
 
 // Watch reports the lanes that the queue has, and each lane when it appears; one that was emptied, and is forgotten,
@@ -34,6 +35,7 @@ func (b *Backend) Watch(ctx context.Context, queue string) (<-chan driver.LaneEv
 			w.add(name)
 		}
 	}
+	w.unlisted = len(w.pending)
 	if b.broker.watchers[queue] == nil {
 		b.broker.watchers[queue] = map[*watcher]struct{}{}
 	}
@@ -47,7 +49,7 @@ func (w *watcher) run(ctx context.Context, events chan<- driver.LaneEvent) {
 	defer close(events)
 	defer w.stop()
 	for {
-		lane, some := w.next()
+		event, some := w.next()
 		if !some {
 			select {
 			case <-w.wake:
@@ -58,7 +60,7 @@ func (w *watcher) run(ctx context.Context, events chan<- driver.LaneEvent) {
 			return
 		}
 		select {
-		case events <- driver.LaneEvent{Lane: lane}:
+		case events <- event:
 		case <-ctx.Done():
 			return
 		case <-w.b.done:
@@ -80,15 +82,17 @@ func (w *watcher) add(lane string) {
 	}
 }
 
-func (w *watcher) next() (lane string, some bool) {
+func (w *watcher) next() (e driver.LaneEvent, some bool) {
 	w.b.broker.mu.Lock()
 	defer w.b.broker.mu.Unlock()
 	if len(w.pending) == 0 {
-		return "", false
+		return e, false
 	}
-	lane, w.pending = w.pending[0], w.pending[1:]
-	delete(w.listed, lane)
-	return lane, true
+	e.Lane, w.pending = w.pending[0], w.pending[1:]
+	delete(w.listed, e.Lane)
+	w.unlisted--
+	e.Listed = w.unlisted <= 0
+	return e, true
 }
 
 func (w *watcher) stop() {

@@ -19,6 +19,7 @@ import (
 type diary struct {
 	w    *history.Writer
 	fail Failpoint
+	kill func() // ends the process as SIGKILL does
 
 	next    atomic.Int64
 	numbers sync.Map // *queue.Delivery → its number in this process
@@ -70,6 +71,7 @@ func (j *diary) hooks() queue.Hooks {
 			e.Generation = generation
 			j.note(e)
 		},
+		Stuck: func(d *queue.Delivery, _ time.Duration) { j.note(j.about(d, Stuck)) },
 		DeadLettered: func(d *queue.Delivery, r queue.Reason) {
 			e := j.about(d, history.Dead)
 			e.Cause = string(r)
@@ -120,6 +122,9 @@ const (
 	RSS   history.Kind = "rss"   // the largest resident size of the process so far, in bytes (N)
 )
 
+// Stuck is written when a handler is reported as one that does not return. It decides nothing.
+const Stuck history.Kind = "stuck"
+
 // measure writes Calls and RSS events until ctx ends.
 func (j *diary) measure(ctx context.Context, b driver.Backend) {
 	tick := time.NewTicker(time.Second)
@@ -142,9 +147,13 @@ func (j *diary) measure(ctx context.Context, b driver.Backend) {
 // die kills the process if this is its failpoint.
 func (j *diary) die(at Failpoint) {
 	if j.fail == at {
-		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-		select {} // until the signal arrives
+		j.kill()
 	}
+}
+
+func killSelf() {
+	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	select {} // until the signal arrives
 }
 
 func text(err error) string {

@@ -10,6 +10,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/holdfast-queue/holdfast/internal/workload"
 	"github.com/holdfast-queue/holdfast/queue"
 	"github.com/holdfast-queue/holdfast/queue/driver"
 )
@@ -39,6 +40,14 @@ type Spec struct {
 	Retry      queue.Retry
 	Needs      queue.Needs
 	Fail       Failpoint // where the process kills itself; empty: nowhere
+
+	Publish *Publishing // the process is a producer, and takes Name, URL, Queue, Journal and Lanes only; nil: it is a worker
+}
+
+// Publishing is what a producer process is told: it publishes batch after batch until it is killed.
+type Publishing struct {
+	Batch int            // messages a call
+	Order workload.Order // the body of each
 }
 
 // Failpoint is a moment at which a worker kills itself with SIGKILL, the first time it comes there.

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"syscall"
 	"time"
 
 	"github.com/holdfast-queue/holdfast/conformance/history"
@@ -33,8 +31,7 @@ func (j *diary) handle(ctx context.Context, d *queue.Delivery) error {
 	j.note(j.about(d, history.SideEffect))
 	switch {
 	case o.Crash:
-		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-		select {}
+		j.kill()
 	case o.Do == workload.Panic && d.Attempt <= max(o.Times, 1):
 		panic("told to panic")
 	case o.Do == workload.Reject:

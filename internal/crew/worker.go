@@ -45,11 +45,15 @@ func work(open Opener, spec Spec) (code int, err error) {
 		return ExitFailed, err
 	}
 	defer func() { err = errors.Join(err, journal.Close()) }()
-	j := &diary{w: journal, fail: spec.Fail}
+	j := &diary{w: journal, fail: spec.Fail, kill: killSelf}
 	j.note(history.Event{Kind: history.ProcStart, N: os.Getpid()})
 	backend, err := open(context.Background(), spec.URL)
 	if err != nil {
 		return ExitFailed, err
+	}
+	if spec.Publish != nil {
+		go outlive()
+		return ExitFailed, j.publish(backend, spec)
 	}
 	w, err := spec.worker(backend, j)
 	if err != nil {
@@ -63,15 +67,32 @@ func work(open Opener, spec Spec) (code int, err error) {
 	return code, errors.Join(err, closeWithin(backend, time.Second))
 }
 
-// Serve runs a worker inside this process until ctx ends, for backends that live in one process. What a process would
-// write to its journal goes to journal. It closes nothing.
-func Serve(ctx context.Context, b driver.Backend, spec Spec, journal *history.Writer) (code int, err error) {
-	j := &diary{w: journal, fail: spec.Fail}
+// Inside is what a worker in this process has in the place of signals.
+type Inside struct {
+	Journal *history.Writer // what a process would write to its journal
+	Kill    func()          // cuts the worker off from broker and journal, as SIGKILL would; called by a job or a failpoint
+	Abort   <-chan struct{} // closed: leave without waiting for handlers, as after a second SIGTERM
+}
+
+// Serve runs a worker inside this process until ctx ends, for backends that live in one process. It closes nothing.
+func Serve(ctx context.Context, b driver.Backend, spec Spec, in Inside) (code int, err error) {
+	j := &diary{w: in.Journal, fail: spec.Fail, kill: in.Kill}
 	j.note(history.Event{Kind: history.ProcStart})
 	w, err := spec.worker(b, j)
 	if err != nil {
 		return ExitFailed, err
 	}
+	served := make(chan struct{})
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer close(served)
+	wg.Go(func() {
+		select {
+		case <-in.Abort:
+			w.Abort()
+		case <-served:
+		}
+	})
 	unhook := context.AfterFunc(ctx, func() { j.note(history.Event{Kind: history.ProcDrain}) })
 	defer unhook()
 	return j.serve(b, func() error { return w.Run(ctx, j.handle) })
@@ -115,8 +136,7 @@ func closeWithin(b interface{ Close(context.Context) error }, most time.Duration
 	return b.Close(ctx)
 }
 
-// obey reads what the parent says on standard input, a line a command. When it ends the parent is gone, and a worker
-// without a parent has no reason to be.
+// obey reads what the parent says on standard input, a line a command.
 func obey(w *queue.Worker) {
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
@@ -127,8 +147,13 @@ func obey(w *queue.Worker) {
 		}
 		o.apply(w)
 	}
+	outlive()
+}
+
+// outlive ends the process when its parent is gone, which ends standard input: it has no reason to be then.
+func outlive() {
 	_, _ = io.Copy(io.Discard, os.Stdin)
-	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	killSelf()
 }
 
 // Command is what a parent tells a running worker.

@@ -16,6 +16,9 @@ type LaneWatcher interface {
 // LaneEvent says that a lane exists.
 type LaneEvent struct {
 	Lane string
+	// Listed: with this event at the latest, every lane that was there when Watch was called has been reported. It is set
+	// on the event that completes the list and on all later ones.
+	Listed bool
 }
 
 // Admin is implemented by backends that can manage queues.
