@@ -182,3 +182,16 @@ func TestNoGrabBags(t *testing.T) {
 		require.NotContains(t, []string{"util", "utils", "common", "helpers", "misc"}, name)
 	}
 }
+
+// The table in the README is what the program prints.
+func TestReadmeHasTheCapabilities(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	_, rest, found := strings.Cut(string(readme), "<!-- caps -->\n")
+	require.True(t, found)
+	table, _, found := strings.Cut(rest, "<!-- /caps -->")
+	require.True(t, found)
+	out, err := exec.CommandContext(t.Context(), "go", "run", "./cmd/qbench", "caps").Output()
+	require.NoError(t, err)
+	require.Equal(t, string(out), table, "put the output of `go run ./cmd/qbench caps` into the README")
+}

@@ -117,3 +117,17 @@ func roundTrip(t *testing.T, b driver.Backend) {
 	require.Len(t, ds, 1)
 	require.NoError(t, c.Ack(t.Context(), ds))
 }
+
+func FuzzRedact(f *testing.F) {
+	f.Add("nats", "me", "hunter2", "host:4222/x")
+	f.Add("nats", "m/e", "hun@ter:2", "host")
+	f.Fuzz(func(t *testing.T, scheme, user, secret, rest string) {
+		const marker = "S3CR3T"
+		if strings.Contains(rest, "@") || strings.Contains(scheme, "://") {
+			return
+		}
+		shown := backends.Redact(scheme + "://" + user + ":" + marker + secret + marker + "@" + rest)
+		require.NotContains(t, shown, marker)
+		require.True(t, strings.HasSuffix(shown, rest))
+	})
+}

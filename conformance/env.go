@@ -21,7 +21,7 @@ import (
 
 // Env is what a rule works with: a broker, a queue of its own, workers, and the journals of what happened.
 type Env struct {
-	Ctx   context.Context //nolint:containedctx // the rule's lifetime
+	Ctx   context.Context // the rule's lifetime
 	Queue string
 	Lease time.Duration // of workers, unless a rule says otherwise
 	Tier  Tier
@@ -126,7 +126,10 @@ func (e *Env) Proxy() *proxy.Proxy {
 }
 
 // Restarter is the broker's power switch.
-func (e *Env) Restarter() Restarter { return e.broker.(Restarter) }
+func (e *Env) Restarter() Restarter {
+	r, _ := powerOf(e.broker)
+	return r
+}
 
 // Quiet is a logger for what a rule provokes on purpose.
 func (e *Env) Quiet() *slog.Logger { return e.log }
@@ -141,11 +144,16 @@ func (e *Env) Producer(cfg queue.ProducerConfig) *queue.Producer {
 
 // Consumer opens a consumer on a queue of the rule's.
 func (e *Env) Consumer(name string, cfg queue.ConsumerConfig) *queue.Consumer {
+	return e.ConsumerOn(e.Open(), name, cfg)
+}
+
+// ConsumerOn is Consumer over connection b.
+func (e *Env) ConsumerOn(b driver.Backend, name string, cfg queue.ConsumerConfig) *queue.Consumer {
 	if cfg.Lease == 0 {
 		cfg.Lease = e.Lease
 	}
 	cfg.Logger = e.log
-	c, err := queue.NewConsumer(e.Ctx, e.Open(), name, cfg)
+	c, err := queue.NewConsumer(e.Ctx, b, name, cfg)
 	e.Must(err, "open a consumer")
 	e.Cleanup(func() error {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(e.Ctx), 5*time.Second)

@@ -23,6 +23,8 @@ type Harness struct {
 	// Start starts a broker that keeps its data in dir. It is called once for each rule, unless Shared.
 	Start func(ctx context.Context, dir string) (Broker, error)
 	Open  Opener
+	// Apart starts a broker in a process of its own, which its Restarter's Stop kills: SIGKILL. Nil: there is no such.
+	Apart func(ctx context.Context, dir string) (Broker, error)
 	// Shared: one broker for all rules, each with queues of its own; rules that break brokers then run alone.
 	Shared bool
 	// Lease is the shortest lease that is practical. Zero: 2 s.
@@ -51,7 +53,24 @@ type Restarter interface {
 type Connector interface {
 	// Connect opens a connection, and kill drops it as if its process had died.
 	Connect(ctx context.Context) (b driver.Backend, kill func(), err error)
+	// Outage makes the broker unreachable for everybody, or reachable again. Leases run on.
+	Outage(down bool)
 }
+
+// powerOf is the power switch of a broker. One that lives in this process is away for a while instead.
+func powerOf(b Broker) (r Restarter, has bool) {
+	if c, inside := b.(Connector); inside {
+		return outages{c}, true
+	}
+	r, has = b.(Restarter)
+	return r, has
+}
+
+type outages struct{ Connector }
+
+func (o outages) Stop() error     { o.Outage(true); return nil }
+func (o outages) Start() error    { o.Outage(false); return nil }
+func (o outages) Forgetful() bool { return false }
 
 // Main turns the process into a worker, and does not return, if it was started as one. Call it first in TestMain.
 func Main(open Opener) {

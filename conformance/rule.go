@@ -16,6 +16,8 @@ type Rule struct {
 	Tier  Tier
 	// Needs returns what the backend lacks for this rule to apply, or "". Nil: it always applies.
 	Needs func(Setting) string
+	// Denied checks, where Needs declines, that who asks for it all the same is refused. Nil: there is nothing to ask for.
+	Denied func(e *Env)
 	// Emulated returns by what means the queue makes good what the broker lacks, or "". Nil: it is never emulated.
 	Emulated func(driver.Capabilities) string
 	// Check breaks off by one of Env's failing methods, or returns: then the rule has passed.
@@ -29,6 +31,8 @@ type Setting struct {
 	Network   bool // faults can be put between worker and broker
 	Restarts  bool // the broker can be restarted
 	Forgetful bool // the broker forgets everything when it is restarted
+	Kills     bool // the broker can be killed
+	Admin     bool // queues can be made and deleted
 }
 
 // Title is how the rule is called in tests and sheets: "D01_acked_never_again".

@@ -15,8 +15,11 @@ import (
 	"github.com/holdfast-queue/holdfast/queue/driver"
 )
 
-// ruleTime bounds one rule.
-const ruleTime = 4 * time.Minute
+// ruleTime bounds one rule. Virtual time costs nothing, and rules there have longer leases.
+const (
+	ruleTime        = 4 * time.Minute
+	virtualRuleTime = 24 * time.Hour
+)
 
 // Suite runs rules against one backend.
 type Suite struct {
@@ -65,9 +68,11 @@ func (s *Suite) look(ctx context.Context, broker Broker) error {
 		return fmt.Errorf("open the backend: %w", err)
 	}
 	s.Caps = b.Capabilities()
-	r, restarts := broker.(Restarter)
+	r, restarts := powerOf(broker)
+	_, admin := b.(driver.Admin)
 	s.Setting = Setting{
 		Caps: s.Caps, Virtual: s.h.Virtual, Network: !s.h.Virtual, Restarts: restarts, Forgetful: restarts && r.Forgetful(),
+		Kills: s.h.Apart != nil, Admin: admin,
 	}
 	return b.Close(ctx)
 }
@@ -83,13 +88,22 @@ func (s *Suite) Close() error {
 // Run runs one rule. In virtual time it must be called inside the bubble.
 func (s *Suite) Run(ctx context.Context, r Rule) Result {
 	res := Result{Rule: r, Measured: map[string]string{}}
+	check, declined := r.Check, ""
 	if r.Needs != nil {
-		if why := r.Needs(s.Setting); why != "" {
-			res.Status, res.Detail = Unsupported, why
+		declined = r.Needs(s.Setting)
+	}
+	if declined != "" {
+		if r.Denied == nil {
+			res.Status, res.Detail = Unsupported, declined
 			return s.declared(res)
 		}
+		check = r.Denied
 	}
-	ctx, cancel := context.WithTimeout(ctx, ruleTime)
+	most := ruleTime
+	if s.h.Virtual {
+		most = virtualRuleTime
+	}
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	dir := filepath.Join(s.dir, r.Title())
 	e, err := s.env(ctx, r, dir)
@@ -99,7 +113,7 @@ func (s *Suite) Run(ctx context.Context, r Rule) Result {
 	}
 	e.measured = res.Measured
 	res.Status = Pass
-	if detail, failed := attempt(r, e); failed {
+	if detail, failed := attempt(check, e); failed {
 		res.Status, res.Detail = Fail, detail
 	}
 	if err := e.close(); err != nil && res.Status == Pass {
@@ -109,14 +123,18 @@ func (s *Suite) Run(ctx context.Context, r Rule) Result {
 		res.Detail += e.kept()
 		return res
 	}
+	if e.memory == nil {
+		_ = os.RemoveAll(dir) // only what failed is worth keeping
+	}
+	if declined != "" {
+		res.Status, res.Detail = Unsupported, declined
+		return s.declared(res)
+	}
 	if r.Emulated != nil {
 		if how := r.Emulated(s.Caps); how != "" {
 			res.Status, res.Detail = Emulated, how
 			return s.declared(res)
 		}
-	}
-	if e.memory == nil {
-		_ = os.RemoveAll(dir) // only what failed is worth keeping
 	}
 	return res
 }
@@ -135,7 +153,7 @@ func (s *Suite) declared(res Result) Result {
 	return res
 }
 
-func attempt(r Rule, e *Env) (detail string, failed bool) {
+func attempt(check func(*Env), e *Env) (detail string, failed bool) {
 	defer func() {
 		switch p := recover().(type) {
 		case nil:
@@ -145,7 +163,7 @@ func attempt(r Rule, e *Env) (detail string, failed bool) {
 			detail, failed = fmt.Sprintf("panic: %v\n%s", p, debug.Stack()), true
 		}
 	}()
-	r.Check(e)
+	check(e)
 	return "", false
 }
 

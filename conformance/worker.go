@@ -19,10 +19,16 @@ type Worker struct {
 	e    *Env
 	proc *crew.Proc // nil in virtual time
 
-	kill func()
-	term context.CancelFunc
-	done chan struct{}
-	code int
+	// In virtual time. A killed worker is dead at once; any is done when its last handler has returned.
+	drop  func()
+	term  context.CancelFunc
+	abort chan struct{}
+	once  sync.Once // closes abort
+	fatal sync.Once
+	dead  chan struct{}
+	ended chan struct{}
+	done  chan struct{}
+	code  int
 }
 
 // WorkerOption changes what a worker is told.
@@ -60,7 +66,7 @@ func (e *Env) Worker(options ...WorkerOption) *Worker {
 	}
 	p, err := e.crew.Start(spec)
 	e.Must(err, "start a worker")
-	return &Worker{Name: name, e: e, proc: p, done: make(chan struct{})}
+	return &Worker{Name: name, e: e, proc: p}
 }
 
 // Workers starts n workers.
@@ -74,20 +80,36 @@ func (e *Env) Workers(n int, options ...WorkerOption) []*Worker {
 
 // inside starts a worker in this process.
 func (e *Env) inside(spec crew.Spec) *Worker {
-	b, kill, err := e.broker.(Connector).Connect(e.Ctx)
+	b, drop, err := e.broker.(Connector).Connect(e.Ctx)
 	e.Must(err, "connect a worker")
 	ctx, term := context.WithCancel(e.Ctx)
-	w := &Worker{Name: spec.Name, e: e, kill: kill, term: term, done: make(chan struct{})}
+	w := &Worker{
+		Name: spec.Name, e: e, drop: drop, term: term,
+		abort: make(chan struct{}), dead: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}),
+	}
 	journal := e.memory.writer(spec.Name)
 	e.write(history.Event{Kind: history.Join, Proc: spec.Name})
 	go func() {
 		defer close(w.done)
-		w.code, _ = crew.Serve(ctx, b, spec, journal)
-		_ = b.Close(context.WithoutCancel(ctx))
-		_ = journal.Write(history.Event{Kind: history.ProcExit})
+		crew.Serve(ctx, b, spec, crew.Inside{Journal: journal, Kill: w.Kill, Abort: w.abort, Ended: func(code int) {
+			if code == crew.ExitStuck {
+				drop() // closing would give back messages whose handlers still run
+			}
+			_ = b.Close(context.WithoutCancel(ctx))
+			_ = journal.Write(history.Event{Kind: history.ProcExit, N: code})
+			e.memory.mute(spec.Name)
+			w.code = code
+			close(w.ended)
+		}})
 	}()
-	e.Cleanup(func() error { kill(); term(); <-w.done; return nil })
+	e.Cleanup(func() error { drop(); w.leave(); <-w.done; return nil })
 	return w
+}
+
+// leave ends the goroutines of a worker in this process.
+func (w *Worker) leave() {
+	w.term()
+	w.once.Do(func() { close(w.abort) })
 }
 
 // Kill kills the worker: SIGKILL.
@@ -96,10 +118,13 @@ func (w *Worker) Kill() {
 		w.e.Must(w.proc.Kill(), "kill")
 		return
 	}
-	w.e.write(history.Event{Kind: history.Kill, Proc: w.Name, Signal: "KILL"})
-	w.e.memory.mute(w.Name)
-	w.kill()
-	w.term()
+	w.fatal.Do(func() {
+		w.e.write(history.Event{Kind: history.Kill, Proc: w.Name, Signal: "KILL"})
+		w.e.memory.mute(w.Name)
+		w.drop()
+		close(w.dead)
+		w.leave()
+	})
 }
 
 // Term asks the worker to drain: SIGTERM.
@@ -109,6 +134,15 @@ func (w *Worker) Term() {
 		return
 	}
 	w.term()
+}
+
+// TermAgain is the second SIGTERM: the worker leaves at once.
+func (w *Worker) TermAgain() {
+	if w.proc != nil {
+		w.Term()
+		return
+	}
+	w.leave()
 }
 
 // Stop freezes the worker: SIGSTOP. Only processes can be frozen.
@@ -124,26 +158,42 @@ func (w *Worker) Tell(c crew.Command) { w.e.Must(w.proc.Tell(c), "command") }
 func (w *Worker) Exit(within time.Duration) int {
 	timer := time.NewTimer(within)
 	defer timer.Stop()
-	done := w.done
+	var done <-chan struct{} = w.ended
 	if w.proc != nil {
-		done = nil
+		done = w.proc.Done()
 	}
 	select {
 	case <-timer.C:
 		w.e.Failf("worker %s has not ended within %v", w.Name, within)
+	case <-w.dead:
+		return -1
 	case <-done:
-		return w.code
-	case <-w.ended():
-		return w.proc.ExitCode()
 	}
-	return 0
+	switch {
+	case w.proc != nil:
+		return w.proc.ExitCode()
+	case isClosed(w.dead):
+		return -1
+	default:
+		return w.code
+	}
 }
 
-func (w *Worker) ended() <-chan struct{} {
-	if w.proc == nil {
-		return nil
+// Gone reports whether the worker has ended, however that came.
+func (w *Worker) Gone() bool {
+	if w.proc != nil {
+		return !w.proc.Alive()
 	}
-	return w.proc.Done()
+	return isClosed(w.dead) || isClosed(w.ended)
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // Drain asks all workers to drain and waits for them; killed ones aside, all must end well.

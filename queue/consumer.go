@@ -51,7 +51,7 @@ func (c *ConsumerConfig) check(caps driver.Capabilities) error {
 		return invalid("a negative Window, Lease, Longest, MaxAttempts or MaxCrashes: use zero for the default")
 	}
 	if noRedelay(caps) {
-		return &UnsupportedError{Broker: brokerName(caps), Wanted: "retries after a delay", Has: "no delay at all"}
+		return &UnsupportedError{Broker: brokerName(caps), Wanted: "retries after a delay", Has: "no delay that keeps a message's counts"}
 	}
 	if err := c.Lanes.unmet(caps); err != nil {
 		return err
@@ -73,7 +73,7 @@ type Consumer struct {
 	stats   counters
 	onPoke  func() // called when a delivery is settled or lost; set before the first receive
 
-	life context.Context //nolint:containedctx // the lifetime of the loops
+	life context.Context // the lifetime of the loops
 	end  context.CancelFunc
 	done sync.WaitGroup
 
@@ -112,16 +112,16 @@ func (c *Consumer) Receive(ctx context.Context, limit int) ([]*Delivery, error) 
 		if room <= 0 {
 			return nil, c.wrap("receive", "", invalid("Window is full: settle deliveries before receiving more"))
 		}
-		ds, received, err := c.receive(ctx, driver.Want{Max: min(limit, room)}, longPoll)
-		if err != nil || received {
+		ds, in, err := c.receive(ctx, driver.Want{Max: min(limit, room)}, longPoll)
+		if err != nil || len(in) > 0 {
 			return ds, err
 		}
 	}
 }
 
-// receive is one call to the broker. received tells "something came but was settled unseen" from "nothing came".
-func (c *Consumer) receive(ctx context.Context, want driver.Want, wait time.Duration) (ds []*Delivery, received bool, err error) {
-	in, err := c.in.Receive(ctx, want, wait)
+// receive is one call to the broker. in is what came, ds what is left of it after some was settled unseen.
+func (c *Consumer) receive(ctx context.Context, want driver.Want, wait time.Duration) (ds []*Delivery, in []*driver.Delivery, err error) {
+	in, err = c.in.Receive(ctx, want, wait)
 	base := context.WithoutCancel(ctx)
 	ds = make([]*Delivery, 0, len(in))
 	for _, one := range in {
@@ -136,7 +136,7 @@ func (c *Consumer) receive(ctx context.Context, want driver.Want, wait time.Dura
 		c.trouble("receive", err)
 		err = c.wrap("receive", "", err)
 	}
-	return ds, len(in) > 0, err
+	return ds, in, err
 }
 
 // room is how many more deliveries fit into the window.
@@ -193,6 +193,17 @@ func (c *Consumer) outlet(ctx context.Context, queue string) (driver.Producer, e
 	defer c.mu.Unlock()
 	c.outlets[queue] = out // only the copies loop calls this, one call at a time
 	return out, nil
+}
+
+// dropOutlet forgets a producer whose queue is gone.
+func (c *Consumer) dropOutlet(ctx context.Context, queue string) {
+	c.mu.Lock()
+	out := c.outlets[queue]
+	delete(c.outlets, queue)
+	c.mu.Unlock()
+	if out != nil {
+		_ = out.Close(ctx) // nothing was stored by it
+	}
 }
 
 func (c *Consumer) takeOutlets() map[string]driver.Producer {

@@ -30,7 +30,7 @@ type Delivery struct {
 	c      *Consumer
 	in     *driver.Delivery
 	env    envelope
-	ctx    context.Context //nolint:containedctx // a delivery's lease is a context's lifetime
+	ctx    context.Context // a delivery's lease is a context's lifetime
 	cancel context.CancelCauseFunc
 	unhook func() bool // forgets the session
 
@@ -47,8 +47,9 @@ type Delivery struct {
 // Death is how a message came to be a dead letter.
 type Death struct {
 	Reason      Reason
-	Err         string // text of the last failure, at most 500 bytes
-	Attempts    int
+	Err         string    // text of the last failure, at most 500 bytes
+	Attempts    int       // that failed
+	Crashes     int       // starts without an end
 	Origin      string    // the queue it was published to
 	First, Last time.Time // failures; zero if it never failed
 }
@@ -91,7 +92,7 @@ func (d *Delivery) RetryAfter(ctx context.Context, err error, delay time.Duratio
 
 // Release gives the message back at no cost. Given back again and again, it comes back after a growing delay.
 func (d *Delivery) Release(ctx context.Context) error {
-	return d.settle(ctx, ruling{verdict: VerdictRelease})
+	return d.settle(ctx, ruling{verdict: VerdictRelease, chosen: true})
 }
 
 // Reject moves the message to the dead letters.

@@ -3,7 +3,6 @@ package queue
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/holdfast-queue/holdfast/queue/driver"
 )
@@ -33,16 +32,10 @@ func (c *Consumer) delivery(base context.Context, in *driver.Delivery, env envel
 		Message: Message{ID: env.id, Key: env.key, Tenant: env.tenant, Priority: env.priority, Header: user, Body: in.Body},
 		Queue:   c.name, Lane: in.Lane, Attempt: env.Attempts + 1, DeliveryCount: in.DeliveryCount, Releases: env.Releases,
 		Crashes: env.Crashes + c.unended(in, env.record), Generation: env.generation, PublishedAt: env.published,
-		Foreign: env.foreign, c: c, in: in, env: env,
+		Foreign: env.foreign, Dead: env.death, c: c, in: in, env: env,
 	}
 	d.Token = d.fencing(c.caps)
 	d.RunAlone = d.Crashes >= aloneFrom
-	if env.reason != "" {
-		d.Dead = &Death{
-			Reason: env.reason, Err: env.Err, Attempts: env.Attempts, Origin: env.origin, First: env.First, Last: env.Last,
-		}
-		d.Attempt, d.Crashes, d.RunAlone = 1, 0, false // a new life: a dead-letter queue has its own limits
-	}
 	d.ctx, d.cancel = context.WithCancelCause(base)
 	return d
 }
@@ -64,10 +57,10 @@ func (c *Consumer) sift(d *Delivery, damage error) (ruling, bool) {
 	if damage != nil && d.Dead == nil {
 		return ruling{verdict: VerdictReject, reason: ReasonEnvelope, err: damage}, true
 	}
-	if wait := time.Until(d.env.due); wait > 0 {
-		return ruling{verdict: VerdictRecount, delay: wait}, true
+	if d.env.Hold > 0 {
+		return ruling{verdict: VerdictRecount, delay: d.env.Hold}, true
 	}
-	if d.Dead == nil && d.Crashes >= c.cfg.Retry.MaxCrashes {
+	if d.Crashes >= c.cfg.Retry.MaxCrashes {
 		err := errors.New("its handler never returned: the process died or lost its lease each time")
 		if d.env.Err != "" {
 			err = errors.New(d.env.Err)
@@ -75,9 +68,14 @@ func (c *Consumer) sift(d *Delivery, damage error) (ruling, bool) {
 		return ruling{verdict: VerdictReject, reason: ReasonCrashes, err: err}, true
 	}
 	flagged := c.caps.Counting == driver.Flagged && c.unended(d.in, d.env.record) > 0
-	limit := c.caps.BrokerDropsAfter
-	if flagged || limit > 0 && d.DeliveryCount >= limit-1 && d.DeliveryCount > 1 {
+	if flagged || c.nearDrop(d) {
 		return ruling{verdict: VerdictRecount}, true
 	}
 	return ruling{}, false
+}
+
+// nearDrop: the broker itself may soon drop the message for having been handed over too often.
+func (c *Consumer) nearDrop(d *Delivery) bool {
+	limit := c.caps.BrokerDropsAfter
+	return limit > 0 && d.DeliveryCount >= limit-1 && d.DeliveryCount > 1
 }

@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -114,10 +115,7 @@ func (k *keeper) run(ctx context.Context) {
 			k.lose(d, errNotExtended)
 		}
 		for len(due) > 0 {
-			n := len(due)
-			if most := k.c.caps.MaxBatch; most > 0 {
-				n = min(n, most)
-			}
+			n := min(len(due), k.batch())
 			batch := due[:n]
 			due = due[n:]
 			k.calls.Go(func() { k.extend(ctx, batch) })
@@ -132,13 +130,14 @@ func (k *keeper) run(ctx context.Context) {
 	}
 }
 
-// look sorts the held deliveries: those to extend now, those whose time is over, and when to look again. What is
-// due within gather goes along, so that extensions come in batches.
+// look sorts the held deliveries: those to extend now, those whose time is over, and when to look again. What is due
+// within gather goes along as far as it fills a batch, the soonest first: so few deliveries come in batches, and many
+// come in a steady flow.
 func (k *keeper) look(now time.Time) (due, over []*Delivery, next time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	next = now.Add(time.Hour)
-	soon := now.Add(k.gather())
+	var soon []dueLater
 	for d := range k.held {
 		ends := d.lease().Until.Add(-k.margin)
 		if !now.Before(ends) {
@@ -151,15 +150,51 @@ func (k *keeper) look(now time.Time) (due, over []*Delivery, next time.Time) {
 		if !k.c.caps.Extend {
 			continue
 		}
-		if at, wanted := d.wantsExtension(soon); wanted {
+		if at, wanted := d.wantsExtension(now); wanted {
 			due = append(due, d)
+		} else if !at.IsZero() && at.Sub(now) <= k.gather() {
+			soon = append(soon, dueLater{d, at})
 		} else if !at.IsZero() {
 			next = earlier(next, at)
 		}
 	}
+	due, soon = k.fill(due, soon)
+	if len(soon) > 0 {
+		next = earlier(next, soon[0].at)
+	}
 	k.next = next
 	return due, over, next
 }
+
+// dueLater is a delivery with the time of its extension.
+type dueLater struct {
+	d  *Delivery
+	at time.Time
+}
+
+// fill takes along as many of soon as fill the last batch of due, and returns the rest with the soonest in front.
+func (k *keeper) fill(due []*Delivery, soon []dueLater) (filled []*Delivery, rest []dueLater) {
+	slices.SortFunc(soon, func(a, b dueLater) int { return a.at.Compare(b.at) })
+	batch := k.batch()
+	for room := (batch - len(due)%batch) % batch; room > 0 && len(soon) > 0; room-- {
+		if _, wanted := soon[0].d.wantsExtension(soon[0].at); wanted {
+			due = append(due, soon[0].d)
+		}
+		soon = soon[1:]
+	}
+	return due, soon
+}
+
+// batch is how many deliveries one call extends at most.
+func (k *keeper) batch() int {
+	if most := k.c.caps.MaxBatch; most > 0 {
+		return min(most, enough)
+	}
+	return enough
+}
+
+// enough deliveries are worth a call, and no burst.
+const enough = 64
 
 func earlier(a, b time.Time) time.Time {
 	if b.Before(a) {

@@ -1,21 +1,28 @@
 package queue
 
+import (
+	"maps"
+	"strconv"
+)
+
 // Limits bound what runs at once. They may change while a Worker runs (Worker.SetLimits). Every bound holds within one
 // process: across processes only Needs.KeyOrder excludes.
 type Limits struct {
 	// Concurrency is the number of slots. Zero: 1.
 	Concurrency int
-	// PerKey bounds the running messages of one Key; messages without one are not bounded. Zero: no bound.
+	// PerKey bounds the running messages of one Key; messages without one are not bounded. What is received beyond it goes
+	// back and comes again after a growing delay, of 5 s at most. Zero: no bound.
 	PerKey int
 	// PerTenant bounds the running messages of one Tenant; messages without one are not bounded. It needs Lanes.Tenants.
 	// Zero: no bound.
 	PerTenant int
-	// Tenants are bounds for single tenants in place of PerTenant.
+	// Tenants are bounds for single tenants in place of PerTenant; zero: no bound for that one.
 	Tenants map[string]int
 }
 
 func (l Limits) withDefaults() Limits {
 	setDefault(&l.Concurrency, 1)
+	l.Tenants = maps.Clone(l.Tenants)
 	return l
 }
 
@@ -27,6 +34,11 @@ func (l Limits) check(window int, lanes Lanes) error {
 		return invalid("Concurrency is above Window: set WorkerConfig.Window to the most that SetLimits shall allow")
 	case (l.PerTenant > 0 || len(l.Tenants) > 0) && !lanes.Tenants:
 		return invalid("Limits.PerTenant needs Lanes.Tenants: without lanes, the messages of a tenant at its bound would stand in everybody's way")
+	}
+	for who, n := range l.Tenants {
+		if n < 0 {
+			return invalid("Limits.Tenants[" + strconv.Quote(who) + "] is negative: use zero for no bound")
+		}
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"crypto/rand"
+	"fmt"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -24,7 +25,8 @@ type Message struct {
 	Delay time.Duration
 	// Header is free for the application, trace context included. Names that begin with "hf-" are refused.
 	Header map[string]string
-	// Body is handed to the handler byte for byte.
+	// Body is handed to the handler byte for byte. A handler must not change it, nor Header: what is tried again elsewhere, or
+	// dead-lettered, may be made of them.
 	Body []byte
 }
 
@@ -52,14 +54,38 @@ func (m *Message) validate() error {
 func (m *Message) wire(lanes Lanes, caps driver.Capabilities, now time.Time) *driver.Message {
 	e := envelope{id: m.ID, key: m.Key, tenant: m.Tenant, priority: m.Priority, published: now}
 	out := &driver.Message{
-		ID: m.ID, DedupID: m.ID, Key: m.Key, Tenant: m.Tenant, Priority: m.Priority, Delay: m.Delay,
+		ID: m.ID, DedupID: dedupID(m.ID), Key: m.Key, Tenant: m.Tenant, Priority: m.Priority,
 		Lane: lanes.lane(m.Tenant, m.Priority, caps), Body: m.Body,
 	}
-	if top := caps.Delay.Max; top > 0 && m.Delay > top {
-		e.due, out.Delay = now.Add(m.Delay), top
-	}
+	out.Delay, e.Hold = split(m.Delay, caps.Delay.Max)
 	out.Header = e.headers(m.Header)
 	return out
+}
+
+// copyRoom is what the counts, the failure's text, the origin and the reason add to a message at most.
+const copyRoom = 2 << 10
+
+// maxBytes is the largest message that can be stored again with its counts and its death added; 0: no limit. What a
+// queue takes it must be able to retry and to dead-letter.
+func maxBytes(caps driver.Capabilities) int {
+	return caps.MaxBytes - min(copyRoom, caps.MaxBytes/16)
+}
+
+// tooLarge refuses a message before anything of it is sent.
+func tooLarge(m *driver.Message, caps driver.Capabilities) error {
+	if most := maxBytes(caps); most > 0 && size(m) > most {
+		return &driver.Error{Kind: driver.TooLarge, Err: fmt.Errorf("%d bytes with headers, of at most %d", size(m), most)}
+	}
+	return nil
+}
+
+// size is what a message counts against Capabilities.MaxBytes.
+func size(m *driver.Message) int {
+	n := len(m.Body)
+	for name, value := range m.Header {
+		n += len(name) + len(value)
+	}
+	return n
 }
 
 func newID() string { return rand.Text() }

@@ -41,7 +41,7 @@ func (n Needs) unmet(caps driver.Capabilities) error {
 		{n.Redelay > 0 && noRedelay(caps), fmt.Sprintf("Needs.Redelay of %v", n.Redelay), "no delay on a return"},
 		{n.Lanes && !caps.Lanes, "Needs.Lanes", "no lanes"},
 		{n.TenantFairness && !caps.TenantFairness, "Needs.TenantFairness", "no fairness of its own (Lanes.Tenants has Holdfast's)"},
-		{caps.MaxBytes > 0 && n.MessageBytes > caps.MaxBytes, fmt.Sprintf("Needs.MessageBytes of %d", n.MessageBytes), fmt.Sprintf("at most %d bytes", caps.MaxBytes)},
+		{caps.MaxBytes > 0 && n.MessageBytes > maxBytes(caps), fmt.Sprintf("Needs.MessageBytes of %d", n.MessageBytes), fmt.Sprintf("at most %d bytes", maxBytes(caps))},
 	}
 	for _, c := range checks {
 		if c.missing {
@@ -51,9 +51,9 @@ func (n Needs) unmet(caps driver.Capabilities) error {
 	return nil
 }
 
-// noRedelay: a failed message can be held back neither by a return nor as a delayed copy.
+// noRedelay: a failed message can be held back neither by a return that keeps its counts nor as a delayed copy.
 func noRedelay(caps driver.Capabilities) bool {
-	return caps.Redelay.By == driver.Nobody && caps.Delay.By == driver.Nobody
+	return caps.Delay.By == driver.Nobody && (caps.Redelay.By == driver.Nobody || !caps.Carries)
 }
 
 func brokerName(caps driver.Capabilities) string {

@@ -2,7 +2,6 @@ package queue
 
 import (
 	"errors"
-	"maps"
 	"time"
 
 	"github.com/holdfast-queue/holdfast/queue/driver"
@@ -28,10 +27,17 @@ func (c *Consumer) plan(d *Delivery, r ruling) *op {
 		if r.delay > 0 {
 			return c.planReturn(d, r.verdict, d.env.record, r.delay)
 		}
-		return c.planCopy(d, r.verdict, d.env.record, 0)
+		var delay time.Duration
+		if c.caps.Delay.By != driver.Nobody {
+			delay = minRedelay // so that the original is acked before a copy that kills this process can start
+		}
+		return c.planCopy(d, r.verdict, d.env.record, delay)
 	case VerdictRelease:
 		rec := d.env.record
 		delay := max(r.delay, releaseDelay(rec.Releases))
+		if r.chosen && c.forgets() {
+			delay = max(delay, minRedelay) // it may be the hundredth time
+		}
 		rec.Releases++
 		return c.planReturn(d, r.verdict, rec, delay)
 	default:
@@ -48,19 +54,31 @@ func (c *Consumer) plan(d *Delivery, r ruling) *op {
 	}
 }
 
-// planReturn gives a message back: in place where the broker keeps the counts with it (or counts nothing that a
-// release would spoil), and else as a copy.
+// forgets: a release in place leaves no trace that the next delivery could show.
+func (c *Consumer) forgets() bool { return !c.caps.Carries && c.caps.Counting == driver.Uncounted }
+
+// inPlace: a return with a verdict can leave the message where it is, and the next delivery shows the right counts.
+func (c *Consumer) inPlace(d *Delivery, v Verdict, delay time.Duration) bool {
+	switch {
+	case delay > 0 && c.caps.Redelay.By == driver.Nobody, c.nearDrop(d):
+		return false
+	case !c.caps.Carries:
+		return v == VerdictRelease && c.forgets() // nothing that a release would spoil
+	case c.caps.Counting == driver.Flagged:
+		// The flag of a return would hide that a later delivery crashed. A copy comes without, but loses its place.
+		return c.cfg.Needs.KeyOrder || c.caps.Delay.By == driver.Nobody
+	default:
+		return true
+	}
+}
+
+// planReturn gives a message back: in place where the broker keeps the counts with it, and else as a copy.
 func (c *Consumer) planReturn(d *Delivery, v Verdict, rec record, delay time.Duration) *op {
-	canHold := delay == 0 || c.caps.Redelay.By != driver.Nobody
-	uncounted := v == VerdictRelease && c.caps.Counting == driver.Uncounted
-	if !canHold || !(c.caps.Carries || uncounted) {
+	if !c.inPlace(d, v, delay) {
 		return c.planCopy(d, v, rec, delay)
 	}
 	asked := delay
-	rec.Due = time.Time{}
-	if top := c.caps.Redelay.Max; top > 0 && delay > top {
-		rec.Due, delay = time.Now().Add(delay), top
-	}
+	delay, rec.Hold = split(delay, c.caps.Redelay.Max)
 	rec.Returns++
 	return &op{
 		d: d, Settlement: Settlement{Verdict: v, Delay: asked}, ret: &driver.Return{D: d.in, Delay: delay, State: rec.state()},
@@ -70,50 +88,63 @@ func (c *Consumer) planReturn(d *Delivery, v Verdict, rec record, delay time.Dur
 func (c *Consumer) planCopy(d *Delivery, v Verdict, rec record, delay time.Duration) *op {
 	e := d.env
 	e.record = rec
-	e.Crashes, e.Returns, e.due, e.Due = d.Crashes, 0, time.Time{}, time.Time{}
+	e.Crashes, e.Returns, e.Hold = d.Crashes, 0, 0
 	e.generation++
-	m := c.copyMessage(d, &e)
-	m.Lane = d.in.Lane
-	switch top := c.caps.Delay.Max; {
-	case delay == 0:
-	case c.caps.Delay.By == driver.Nobody:
-		e.due = time.Now().Add(delay)
-	case top > 0 && delay > top:
-		e.due, m.Delay = time.Now().Add(delay), top
-	default:
-		m.Delay = delay
+	var held time.Duration
+	if c.caps.Delay.By == driver.Nobody {
+		e.Hold = delay // its next delivery is returned with the delay
+	} else {
+		held, e.Hold = split(delay, c.caps.Delay.Max)
 	}
-	m.Header = e.headers(d.Header)
+	m := c.copyMessage(d, &e)
+	m.Lane, m.Delay = d.in.Lane, held
 	return &op{d: d, Settlement: Settlement{Verdict: v, Delay: delay, Copied: true}, copy: m}
 }
 
-// planDead makes the dead letter: body, headers and counts as they were, with the reason and the queue of origin.
-func (c *Consumer) planDead(d *Delivery, r ruling, now time.Time) *op {
-	e := d.env
-	if r.reason == ReasonAttempts || r.reason == ReasonRejected {
-		e.record = e.failed(r.err, now)
-	} else {
-		e.Err = clip(r.err.Error())
+// split divides a delay into what the broker holds at once, at most top (0: no limit), and the rest.
+func split(delay, top time.Duration) (first, rest time.Duration) {
+	if top > 0 && delay > top {
+		return top, delay - top
 	}
-	e.Crashes, e.Returns, e.due, e.Due = d.Crashes, 0, time.Time{}, time.Time{}
-	e.generation++
-	e.reason = r.reason
-	if e.origin == "" {
-		e.origin = c.name
-	}
-	m := c.copyMessage(d, &e)
-	if r.reason == ReasonEnvelope { // what cannot be read is kept as it came, for those who can
-		m.DedupID = "" // its generation may be one that was not read
-		m.Header = maps.Clone(d.in.Header)
-		m.Header[headerReason], m.Header[headerOrigin], m.Header[headerError] = string(e.reason), e.origin, e.Err
-	} else {
-		m.Header = e.headers(d.Header)
-	}
-	return &op{d: d, Settlement: Settlement{Verdict: r.verdict, Dead: r.reason}, copy: m}
+	return delay, 0
 }
 
+// planDead makes the dead letter: body and headers as they were, with how it died, and its counts at zero for its life
+// in the dead-letter queue.
+func (c *Consumer) planDead(d *Delivery, r ruling, now time.Time) *op {
+	rec := d.env.record
+	if r.reason == ReasonAttempts || r.reason == ReasonRejected {
+		rec = rec.failed(r.err, now)
+	} else {
+		rec.Err = clip(r.err.Error())
+	}
+	e := d.env
+	e.death = &Death{
+		Reason: r.reason, Err: rec.Err, Attempts: rec.Attempts, Crashes: d.Crashes, Origin: c.name, First: rec.First, Last: rec.Last,
+	}
+	if d.env.death != nil { // it died again, as a dead letter
+		e.death.Origin = d.env.death.Origin
+	}
+	e.record = record{}
+	e.generation++
+	return &op{d: d, Settlement: Settlement{Verdict: r.verdict, Dead: r.reason}, copy: c.copyMessage(d, &e)}
+}
+
+// stay gives a message back whose dead letter the broker refuses for good: it comes again after a while, at no cost, and
+// dies when it can. It returns false where a return in place would look like a crash.
+func (c *Consumer) stay(o *op) bool {
+	delay := c.cfg.Retry.delay(o.d.env.Attempts + 1)
+	if !c.inPlace(o.d, o.Verdict, delay) {
+		return false
+	}
+	o.copy, o.ret = nil, c.planReturn(o.d, o.Verdict, o.d.env.record, delay).ret
+	return true
+}
+
+// copyMessage is a copy of d with the envelope e, without a lane.
 func (c *Consumer) copyMessage(d *Delivery, e *envelope) *driver.Message {
 	return &driver.Message{
-		ID: e.id, DedupID: e.copyID(d.in.SentAt), Key: e.key, Tenant: e.tenant, Priority: e.priority, Body: d.Body,
+		ID: e.id, DedupID: dedupID(e.copyID(d.in.SentAt)), Key: e.key, Tenant: e.tenant, Priority: e.priority,
+		Header: e.again(&d.in.Message, d.Header), Body: d.Body,
 	}
 }

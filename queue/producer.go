@@ -17,7 +17,8 @@ type ProducerConfig struct {
 	Needs Needs
 	// OnAmbiguous says what to do when the confirmation of a message is lost.
 	OnAmbiguous OnAmbiguous
-	// Patience bounds how long Publish tries again while the broker is unavailable or throttles. Zero: 30 s. Negative: one try.
+	// Patience bounds how long Publish tries again, without storing anything meanwhile, while the broker is unavailable or
+	// throttles. Zero: 30 s. Negative: one try.
 	Patience time.Duration
 	// Hooks: Published and Failed are called.
 	Hooks Hooks
@@ -33,6 +34,8 @@ const (
 	Report OnAmbiguous = iota // return ErrAmbiguous for it: it may or may not be stored
 	Resend                    // send it again with the same ID: it is stored, perhaps twice where the broker does not deduplicate
 )
+
+var errPatience = errors.New("nothing got through for as long as ProducerConfig.Patience")
 
 // Producer publishes messages to one queue. It is safe for concurrent use.
 type Producer struct {
@@ -76,12 +79,15 @@ func (p *Producer) Publish(ctx context.Context, ms ...*Message) error {
 			continue
 		}
 		wire[i] = m.wire(p.cfg.Lanes, p.caps, now)
-		waiting = append(waiting, i)
+		if outcome[i] = tooLarge(wire[i], p.caps); outcome[i] == nil {
+			waiting = append(waiting, i)
+		}
 	}
+	try := &tries{p: p, ctx: ctx, wire: wire, outcome: outcome}
 	for len(waiting) > 0 {
 		var wave []int
 		wave, waiting = p.wave(ms, waiting, outcome)
-		p.send(ctx, wire, wave, outcome)
+		try.send(wave)
 	}
 	for i, m := range ms {
 		call2(p.cfg.Hooks.Published, m, outcome[i])
@@ -133,35 +139,75 @@ func (p *Producer) wave(ms []*Message, waiting []int, outcome driver.BatchError)
 	return wave, rest
 }
 
+// tries is the sending of one Publish.
+type tries struct {
+	p       *Producer
+	ctx     context.Context // of the call
+	wire    []*driver.Message
+	outcome driver.BatchError
+	giveUp  time.Time // Patience after the last message got through
+	spent   error     // why there are no more tries
+}
+
 // send publishes the messages of wave and tries again those that may be tried again.
-func (p *Producer) send(ctx context.Context, wire []*driver.Message, wave []int, outcome driver.BatchError) {
+func (t *tries) send(wave []int) {
 	pause := backoff{first: 20 * time.Millisecond, top: 2 * time.Second}
-	giveUp := time.Now().Add(p.cfg.Patience)
 	for len(wave) > 0 {
+		if t.spent != nil {
+			for _, i := range wave {
+				t.note(i, t.spent)
+			}
+			return
+		}
 		batch := make([]*driver.Message, len(wave))
 		for k, i := range wave {
-			batch[k] = wire[i]
+			batch[k] = t.wire[i]
 		}
-		err := p.out.Publish(ctx, batch)
+		err := t.p.out.Publish(t.ctx, batch)
 		var again []int
 		for k, i := range wave {
-			// An unconfirmed message stays ambiguous until a later try is confirmed: it may have been stored at the first.
 			one := driver.Outcome(err, k)
-			if !(errors.Is(outcome[i], ErrAmbiguous) && one != nil) {
-				outcome[i] = one
-			}
-			if p.tryAgain(one) {
+			t.note(i, one)
+			if t.p.tryAgain(one) {
 				again = append(again, i)
 			}
 		}
+		t.progress(len(again) < len(wave))
 		if wave = again; len(wave) == 0 {
 			return
 		}
-		call2(p.cfg.Hooks.Failed, "publish", err)
-		wait := pause.pause()
-		if time.Now().Add(wait).After(giveUp) || !sleep(ctx, wait) {
+		call2(t.p.cfg.Hooks.Failed, "publish", err)
+		if err := t.rest(pause.pause()); err != nil {
 			return
 		}
+	}
+}
+
+// rest waits before another try, unless there shall be none.
+func (t *tries) rest(wait time.Duration) error {
+	switch {
+	case t.p.cfg.Patience < 0:
+		return errPatience // the messages not tried yet still have their one try
+	case time.Now().Add(wait).After(t.giveUp):
+		t.spent = &driver.Error{Kind: driver.Unavailable, Err: errPatience}
+	case !sleep(t.ctx, wait):
+		t.spent = &driver.Error{Kind: driver.Unavailable, Err: context.Cause(t.ctx)}
+	}
+	return t.spent
+}
+
+// note keeps the outcome of a try. An unconfirmed message stays ambiguous until a later try is confirmed: it may have
+// been stored at the first.
+func (t *tries) note(i int, err error) {
+	if !(errors.Is(t.outcome[i], ErrAmbiguous) && err != nil) {
+		t.outcome[i] = err
+	}
+}
+
+// progress winds up the clock of Patience: it runs while nothing gets through.
+func (t *tries) progress(made bool) {
+	if made || t.giveUp.IsZero() {
+		t.giveUp = time.Now().Add(t.p.cfg.Patience)
 	}
 }
 

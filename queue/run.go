@@ -15,6 +15,7 @@ type run struct {
 	*Worker
 	c       *Consumer
 	handler Handler
+	listed  chan struct{} // closed when the lanes are known that were there at the beginning
 }
 
 // receive is the loop: wait for a free slot, ask for as many messages as there are, start them.
@@ -26,24 +27,7 @@ func (r *run) receive(ctx context.Context) {
 			r.start(j)
 			continue
 		}
-		free := min(r.slots.free(), r.c.room())
-		if free <= 0 {
-			r.await(ctx)
-			continue
-		}
-		want, wait := r.want(free)
-		if want.Max == 0 {
-			r.await(ctx)
-			continue
-		}
-		rctx, stop := context.WithCancel(ctx)
-		r.interrupt.Store(&stop)
-		ds, _, err := r.c.receive(rctx, want, wait)
-		recalled := rctx.Err() != nil
-		stop()
-		for _, d := range ds {
-			r.place(d, ctx.Err() == nil)
-		}
+		err, recalled := r.ask(ctx)
 		switch {
 		case err == nil:
 			pause.reset()
@@ -53,6 +37,35 @@ func (r *run) receive(ctx context.Context) {
 	}
 }
 
+// ask receives and starts what the free slots can take, or waits until there is one. A call is recalled when slots,
+// limits or lanes change that its demand did not know.
+func (r *run) ask(ctx context.Context) (err error, recalled bool) {
+	// First, so that no change falls between the look at the slots and the call: it is either seen or recalls.
+	rctx, stop := context.WithCancel(ctx)
+	defer stop()
+	r.interrupt.Store(&stop)
+
+	free := min(r.slots.free(), r.c.room())
+	if free <= 0 {
+		r.await(ctx)
+		return nil, false
+	}
+	want, wait := r.want(free)
+	if want.Lanes != nil && len(want.Lanes) == 0 { // every lane is at its bound
+		r.await(rctx)
+		return nil, false
+	}
+	ds, raw, err := r.c.receive(rctx, want, wait)
+	if r.lanes != nil && (err == nil || len(raw) > 0) {
+		r.lanes.answered(want, raw)
+	}
+	recalled = rctx.Err() != nil
+	for _, d := range ds {
+		r.place(d, ctx.Err() == nil)
+	}
+	return err, recalled
+}
+
 func (r *run) await(ctx context.Context) {
 	select {
 	case <-r.slots.changed:
@@ -60,17 +73,17 @@ func (r *run) await(ctx context.Context) {
 	}
 }
 
+// recheck is how long a call may wait that leaves a lane out for a reason that nobody reports the end of.
+const recheck = 100 * time.Millisecond
+
 // want is the demand for so many free slots.
 func (r *run) want(free int) (driver.Want, time.Duration) {
 	if r.lanes == nil {
 		return driver.Want{Max: free}, longPoll
 	}
-	want, capped := r.lanes.want(free, r.slots.tenantRoom)
-	if len(want.Lanes) == 0 {
-		want.Max = 0
-	}
-	if capped { // a slot that becomes free may open a lane again that is not asked for now
-		return want, time.Second
+	want, again := r.lanes.want(free, time.Now(), r.slots.rooms())
+	if again {
+		return want, recheck
 	}
 	return want, longPoll
 }
@@ -81,17 +94,20 @@ func (r *run) place(d *Delivery, live bool) {
 		d.submit(ruling{verdict: VerdictRelease}, func(error) {})
 		return
 	}
-	switch j, full := r.slots.take(d); {
-	case full:
-		d.submit(ruling{verdict: VerdictRelease, delay: minRedelay}, func(error) {})
-	case j != nil:
+	switch j, how := r.slots.take(d); how {
+	case placed:
 		r.start(j)
+	case noSlot:
+		d.submit(ruling{verdict: VerdictRelease}, func(error) {})
+	case atBound:
+		d.submit(ruling{verdict: VerdictRelease, delay: minRedelay}, func(error) {})
+	case parked:
 	}
 }
 
 func (r *run) start(j *job) {
 	if r.lanes != nil {
-		j.charge = r.lanes.started(j.d.Lane)
+		j.charge = r.lanes.started(j.d.Lane, j.began)
 	}
 	go r.execute(j) // owned by drain, which waits for its slot
 }
@@ -113,22 +129,16 @@ func (r *run) execute(j *job) {
 }
 
 func (r *run) free(j *job) {
-	if !r.slots.put(j.d) {
+	ran, opened := r.slots.put(j.d)
+	if !ran {
 		return
 	}
-	if r.lanes != nil {
-		r.lanes.ended(j.d.Lane, j.charge, time.Since(j.began))
+	if j.charge != nil {
+		r.lanes.ended(j.charge, time.Since(j.began))
 	}
-	if r.cappedLanes() {
+	if opened { // the call under way left the tenant's lanes out
 		r.recall()
 	}
-}
-
-// cappedLanes: a lane may be open again that the receive under way does not ask for.
-func (r *run) cappedLanes() bool {
-	r.slots.mu.Lock()
-	defer r.slots.mu.Unlock()
-	return r.slots.limits.PerTenant > 0 || len(r.slots.limits.Tenants) > 0
 }
 
 func safely(ctx context.Context, h Handler, d *Delivery) (err error) {
@@ -153,29 +163,6 @@ func judge(err, cause error) ruling {
 		return ruling{verdict: VerdictRelease, err: err}
 	}
 	return ruling{verdict: VerdictRetry, err: err}
-}
-
-// watchLanes keeps the lane table up to date.
-func (r *run) watchLanes(ctx context.Context) {
-	watcher, can := r.backend.(driver.LaneWatcher)
-	if r.lanes == nil || !can {
-		return
-	}
-	pause := backoff{first: 100 * time.Millisecond, top: 5 * time.Second}
-	for ctx.Err() == nil {
-		events, err := watcher.Watch(ctx, r.queue)
-		if err != nil {
-			r.c.trouble("watch lanes", err)
-			sleep(ctx, pause.pause())
-			continue
-		}
-		for e := range events {
-			if r.lanes.add(e.Lane) {
-				r.recall()
-			}
-		}
-		sleep(ctx, pause.pause()) // the channel ended although ctx did not
-	}
 }
 
 // watchHandlers reports handlers that ignore the end of their context.

@@ -28,6 +28,7 @@ type op struct {
 	copy  *driver.Message // stored before the original is acked; nil: none
 	ret   *driver.Return  // in place; nil: ack
 	told  bool            // the Settling hook was called
+	fails error           // why it fails though the message is settled: its dead letter was refused
 	pause backoff
 	done  func(error)
 }
@@ -170,6 +171,9 @@ func (s *settler) store(ctx context.Context, target string, ops []*op) {
 	if err == nil {
 		err = out.Publish(ctx, ms)
 	}
+	if driver.KindOf(err) == driver.NotFound {
+		s.c.dropOutlet(ctx, target) // opening it anew makes the queue
+	}
 	var again []*op
 	for i, o := range ops {
 		switch one := driver.Outcome(err, i); {
@@ -178,6 +182,9 @@ func (s *settler) store(ctx context.Context, target string, ops []*op) {
 		case retryable(one) || driver.KindOf(one) == driver.NotFound:
 			s.c.trouble(o.Verdict.String(), one)
 			again = append(again, o)
+		case o.Dead != "" && s.c.stay(o):
+			o.fails = one
+			s.route(o)
 		default:
 			s.finish(o, one)
 		}
@@ -245,10 +252,16 @@ func (s *settler) later(ops []*op) {
 // finish ends a verdict: exactly once for each op.
 func (s *settler) finish(o *op, err error) {
 	d, c := o.d, s.c
+	if errors.Is(err, ErrLeaseLost) {
+		c.keeper.lose(d, err) // a process that was frozen finds out here before its keeper does
+	}
 	d.mu.Lock()
 	d.state = settled
 	d.mu.Unlock()
 	c.keeper.drop(d)
+	if err == nil {
+		err = o.fails
+	}
 	if err != nil {
 		err = c.wrap(o.Verdict.String(), d.ID, err)
 	}

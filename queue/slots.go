@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"math"
 	"sync"
 	"time"
 )
@@ -24,7 +25,7 @@ type slots struct {
 type job struct {
 	d       *Delivery
 	began   time.Time
-	charge  charge
+	charge  *charge   // nil without lanes
 	ended   time.Time // when its context ended; zero while it lasts
 	stuck   bool      // reported
 	timeout bool      // its context ended by WorkerConfig.Timeout
@@ -54,6 +55,16 @@ func (s *slots) free() int {
 	return max(s.limits.Concurrency-len(s.running), 0)
 }
 
+// rooms is tenantRoom, or nil if no tenant has a bound.
+func (s *slots) rooms() func(tenant string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.limits.PerTenant == 0 && len(s.limits.Tenants) == 0 {
+		return nil
+	}
+	return s.tenantRoom
+}
+
 // tenantRoom is how many more messages of a tenant may start.
 func (s *slots) tenantRoom(tenant string) int {
 	s.mu.Lock()
@@ -61,27 +72,39 @@ func (s *slots) tenantRoom(tenant string) int {
 	if bound := s.limits.ofTenant(tenant); bound > 0 {
 		return max(bound-s.byTenant[tenant], 0)
 	}
-	return s.limits.Concurrency
+	return math.MaxInt
 }
 
-// take puts d into a slot and returns its job. It returns nil if d has to wait until it can run alone (then the caller
-// is done with it), and full if d's key or tenant is at its bound, or if another suspect runs or waits: a suspect that
-// waited beside it would be counted as its victim.
-func (s *slots) take(d *Delivery) (j *job, full bool) {
+// placing is what became of a delivery that came for a slot.
+type placing int
+
+const (
+	placed  placing = iota
+	parked          // it has to wait until it can run alone
+	noSlot          // there is none any more: the worker was paused, or its limits lowered, while it was received
+	atBound         // its key or tenant is at its bound, or it would have to run beside a suspect
+)
+
+// take puts d into a slot and returns its job, if it is placed. A suspect that waited beside another one would be
+// counted as its victim, so the second one is at a bound.
+func (s *slots) take(d *Delivery) (*job, placing) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.paused || len(s.running) >= s.limits.Concurrency {
+		return nil, noSlot
+	}
 	key, tenant := s.limits.PerKey, s.limits.ofTenant(d.Tenant)
-	if key > 0 && d.Key != "" && s.byKey[d.Key] >= key || tenant > 0 && s.byTenant[d.Tenant] >= tenant {
-		return nil, true
-	}
-	if s.alone || d.RunAlone && len(s.suspects) > 0 {
-		return nil, true
-	}
-	if d.RunAlone {
+	switch {
+	case key > 0 && d.Key != "" && s.byKey[d.Key] >= key, tenant > 0 && s.byTenant[d.Tenant] >= tenant:
+		return nil, atBound
+	case s.alone, d.RunAlone && len(s.suspects) > 0:
+		return nil, atBound
+	case d.RunAlone:
 		s.suspects = append(s.suspects, d)
-		return nil, false
+		return nil, parked
+	default:
+		return s.occupy(d), placed
 	}
-	return s.occupy(d), false
 }
 
 func (s *slots) occupy(d *Delivery) *job {
@@ -107,11 +130,13 @@ func (s *slots) next() *job {
 	return s.occupy(d)
 }
 
-// put frees d's slot. It returns false if that was done before.
-func (s *slots) put(d *Delivery) bool {
+// put frees d's slot. It returns false if that was done before. opened says that d's tenant was at its bound.
+func (s *slots) put(d *Delivery) (ran, opened bool) {
 	s.mu.Lock()
-	_, ran := s.running[d]
+	_, ran = s.running[d]
 	if ran {
+		bound := s.limits.ofTenant(d.Tenant)
+		opened = bound > 0 && s.byTenant[d.Tenant] == bound
 		delete(s.running, d)
 		if len(s.running) == 0 {
 			s.alone = false
@@ -121,7 +146,7 @@ func (s *slots) put(d *Delivery) bool {
 	}
 	s.mu.Unlock()
 	s.poke()
-	return ran
+	return ran, opened
 }
 
 func decrement(counts map[string]int, name string) {

@@ -102,7 +102,7 @@ func NewWorker(b driver.Backend, queue string, cfg WorkerConfig) (*Worker, error
 		return nil, &Error{Op: "new worker", Queue: queue, Err: err}
 	}
 	w := &Worker{backend: b, queue: queue, cfg: cfg, slots: newSlots(cfg.Limits), abort: make(chan struct{})}
-	if cfg.Lanes.Tenants || cfg.Lanes.Priorities && b.Capabilities().Priorities == 0 {
+	if cfg.Lanes.used(b.Capabilities()) {
 		w.lanes = newLaneTable(cfg.Lanes)
 	}
 	return w, nil
@@ -126,11 +126,12 @@ func (w *Worker) Run(ctx context.Context, h Handler) error {
 	}
 	c.onPoke = w.slots.poke
 	w.consumer.Store(c)
-	r := &run{Worker: w, c: c, handler: h}
+	r := &run{Worker: w, c: c, handler: h, listed: make(chan struct{})}
 	helpers, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	wg.Go(func() { r.watchHandlers(helpers) })
 	wg.Go(func() { r.watchLanes(helpers) })
+	r.lanesListed(ctx)
 	r.receive(ctx)
 	err = r.drain(ctx)
 	stop()

@@ -159,6 +159,7 @@ func brokers() map[string]memory.Config {
 		"like SQS":         {NoCarry: true, MaxDelay: 15 * time.Minute},
 		"like a log":       {NoCarry: true, Counting: memory.Uncounted},
 		"flag only":        {NoCarry: true, Counting: memory.Flagged},
+		"flag with state":  {Counting: memory.Flagged},
 		"drops after 5":    {BrokerDropsAfter: 5},
 		"no publish delay": {NoDelay: true},
 	}

@@ -30,7 +30,11 @@ func (b *Backend) api(ctx context.Context, kind callKind, op string, req, resp a
 	}
 	out := b.request(ctx, kind, &natsgo.Msg{Subject: b.apiRoot + op, Data: body})[0]
 	if out.err != nil {
-		return fmt.Errorf("%s: %w", op, out.err)
+		err := fmt.Errorf("%s: %w", op, out.err)
+		if kind == callInfo {
+			err = harmless(err)
+		}
+		return err
 	}
 	if err := decodeAPI(out.msg.Data, resp); err != nil {
 		return fmt.Errorf("%s: %w", op, err)

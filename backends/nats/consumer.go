@@ -27,10 +27,11 @@ type Consumer struct {
 	life context.Context // ends with Close
 	end  context.CancelCauseFunc
 
-	mu    sync.Mutex
-	epoch string
-	held  map[*receipt]struct{} // delivered and, as far as known, not settled
-	tidy  int                   // size of held at which expired leases are dropped from it
+	mu     sync.Mutex
+	epoch  string
+	held   map[*receipt]struct{} // delivered and, as far as known, not settled
+	tidy   int                   // size of held at which expired leases are dropped from it
+	broken time.Time             // when the connection last broke; zero once the same server has answered again
 }
 
 // OpenConsumer implements driver.Backend.
@@ -49,7 +50,7 @@ func (b *Backend) OpenConsumer(ctx context.Context, queue string, config driver.
 	}
 	info, err := b.ensureQueue(ctx, n)
 	if err != nil {
-		return nil, fail(op, err)
+		return nil, fail(op, harmless(err))
 	}
 	c := &Consumer{
 		b: b, names: n, term: config.Term, lanes: newLanes(n), epoch: epochOf(info),
@@ -119,11 +120,11 @@ func receiveError(op string, err error) error {
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	return fail(op, err)
+	return fail(op, harmless(err))
 }
 
 func (c *Consumer) receive(ctx context.Context, w driver.Want, deadline time.Time) ([]*receiptMsg, error) {
-	ds, err := c.lanes.demands(w)
+	ds, fresh, err := c.lanes.demands(w)
 	if err != nil || len(ds) == 0 {
 		return nil, err
 	}
@@ -135,7 +136,7 @@ func (c *Consumer) receive(ctx context.Context, w driver.Want, deadline time.Tim
 	if len(ds) == 1 && (w.Lanes != nil || c.lanes.count() == 1) {
 		return c.receiveOne(ctx, w, ds[0], deadline)
 	}
-	return c.receiveMany(ctx, w, deadline)
+	return c.receiveMany(ctx, w, deadline, fresh)
 }
 
 // receiveOne serves the demand for a single lane with a pull that waits at the server.
@@ -161,7 +162,7 @@ func (c *Consumer) receiveOne(ctx context.Context, w driver.Want, d demand, dead
 				return nil, err
 			}
 			if c.lanes.count() > 1 {
-				return c.receiveMany(ctx, w, deadline)
+				return c.receiveMany(ctx, w, deadline, false)
 			}
 		}
 	}
@@ -195,12 +196,19 @@ func (c *Consumer) fetchFrom(ctx context.Context, l *lane, n int, wait time.Dura
 //
 // A hint cannot get lost in between: hints are listened to before the lanes are asked for the last time before the
 // wait, and one that comes while they are asked leaves a token in wake.
-func (c *Consumer) receiveMany(ctx context.Context, w driver.Want, deadline time.Time) ([]*receiptMsg, error) {
+// The signs of the lanes are swept first if stale.
+func (c *Consumer) receiveMany(ctx context.Context, w driver.Want, deadline time.Time, stale bool) (
+	[]*receiptMsg, error) {
 	var wake chan struct{}
-	for {
-		ds, err := c.lanes.demands(w)
+	defer func() {
+		if wake != nil {
+			c.hints.leave(wake)
+		}
+	}()
+	for ; ; stale = false {
+		ds, _, err := c.lanes.demands(w)
 		if err == nil {
-			err = c.sweep(ctx, ds, false)
+			err = c.sweep(ctx, w, ds, stale)
 		}
 		if err != nil {
 			return nil, err
@@ -212,13 +220,12 @@ func (c *Consumer) receiveMany(ctx context.Context, w driver.Want, deadline time
 		if wake == nil {
 			var fresh bool
 			wake, fresh = c.hints.listen()
-			defer c.hints.leave(wake)
 			if fresh { // until now nobody listened: what the lanes are thought to hold is old
-				if err := c.sweep(ctx, ds, true); err != nil {
+				if err := c.sweep(ctx, w, ds, true); err != nil {
 					return nil, err
 				}
-				continue
 			}
+			continue // a hint may have come just before
 		}
 		left := time.Until(deadline)
 		if left <= 0 {
@@ -278,6 +285,9 @@ func (c *Consumer) collect(ctx context.Context, w driver.Want, ds []demand) (got
 				d.max = 0
 			}
 			d.max -= min(d.max, len(ms))
+			if len(ms) > 0 {
+				c.lanes.served(d.lane)
+			}
 			got, left = append(got, ms...), left-len(ms)
 		}
 	}
@@ -321,6 +331,7 @@ func (c *Consumer) hold(r *receipt) {
 		c.tidy = 2*len(c.held) + 64
 	}
 	c.held[r] = struct{}{}
+	r.doubt(c.broken)
 }
 
 func (c *Consumer) release(r *receipt) {
@@ -339,13 +350,22 @@ func (c *Consumer) holding() []*receipt {
 	return all
 }
 
+// doubt says that the connection broke. A message that came just before and is still on its way to the caller is
+// doubted in hold.
 func (c *Consumer) doubt(at time.Time) {
+	c.mu.Lock()
+	c.broken = at
+	c.mu.Unlock()
 	for _, r := range c.holding() {
 		r.doubt(at)
 	}
 }
 
+// trust says that the server of before has answered again.
 func (c *Consumer) trust() {
+	c.mu.Lock()
+	c.broken = time.Time{}
+	c.mu.Unlock()
 	for _, r := range c.holding() {
 		r.trust()
 	}

@@ -148,6 +148,15 @@ func isAPIError(err error, codes ...jetstream.ErrorCode) bool {
 	return false
 }
 
+// harmless makes the loss of a request that can be sent again at will no more than a broker that is away.
+func harmless(err error) error {
+	var lost *lostError
+	if !errors.As(err, &lost) {
+		return err
+	}
+	return &driver.Error{Kind: driver.Unavailable, Err: err}
+}
+
 func isKind(err error, kind driver.Kind) bool { return driver.KindOf(err) == kind }
 
 func invalid(op string, err error) error {

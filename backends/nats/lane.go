@@ -25,6 +25,7 @@ const (
 type lane struct {
 	name    string
 	subject string
+	place   int // in lanes.order
 
 	mu       sync.Mutex
 	epoch    string // of the stream in which durable exists; empty: not known to exist
@@ -113,7 +114,7 @@ func (r *lanes) add(name, token string) *lane {
 	defer r.mu.Unlock()
 	l := r.byName[name]
 	if l == nil {
-		l = &lane{name: name, subject: r.names.lanes + token, signs: 1}
+		l = &lane{name: name, subject: r.names.lanes + token, place: len(r.order)}
 		r.byName[name] = l
 		r.order = append(r.order, l)
 	}
@@ -141,24 +142,21 @@ type demand struct {
 	max  int
 }
 
-// demands is w as lanes in the order in which they are asked. For any lane each Receive begins one lane further and
-// takes an even share of each that may hold something, so that no lane waits for the others to run dry.
-func (r *lanes) demands(w driver.Want) ([]demand, error) {
+// demands is w as lanes in the order in which they are asked. For any lane each Receive begins behind the lane that
+// was served last, and takes an even share of each that may hold something, so that no lane waits for the others to run
+// dry.
+//
+// It reports whether a lane is asked for that was not known, of which there is no sign yet.
+func (r *lanes) demands(w driver.Want) (ds []demand, fresh bool, err error) {
 	if w.Lanes == nil {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		all := make([]demand, 0, len(r.order))
-		for i := range r.order {
-			all = append(all, demand{r.order[(r.next+i)%len(r.order)], w.Max})
-		}
-		r.next = (r.next + 1) % len(r.order)
-		return all, nil
+		return r.all(w.Max), false, nil
 	}
+	before := r.count()
 	all := make([]demand, 0, len(w.Lanes))
 	for _, lw := range w.Lanes {
 		l, err := r.get(lw.Lane)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		most := w.Max
 		if lw.Max > 0 {
@@ -168,7 +166,24 @@ func (r *lanes) demands(w driver.Want) ([]demand, error) {
 			all = append(all, demand{l, most})
 		}
 	}
-	return all, nil
+	return all, r.count() > before, nil
+}
+
+func (r *lanes) all(most int) []demand {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := make([]demand, 0, len(r.order))
+	for i := range r.order {
+		all = append(all, demand{r.order[(r.next+i)%len(r.order)], most})
+	}
+	return all
+}
+
+// served notes that l was served last.
+func (r *lanes) served(l *lane) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.next = l.place + 1
 }
 
 // due reports whether a sweep over n lanes is due, and takes it on if so.
@@ -205,16 +220,16 @@ func sweepEvery(n int) time.Duration {
 func jittered(d time.Duration) time.Duration { return d*9/10 + rand.N(d/5) }
 
 // sweep gives a sign to the lanes of ds that may hold something, if that is due or forced: to each of a few, of many
-// to those that the server says hold messages.
-func (c *Consumer) sweep(ctx context.Context, ds []demand, force bool) error {
-	if !c.lanes.due(len(ds)) && !force {
-		return nil
+// to those that the server says hold messages. For any lane it also looks for new ones.
+func (c *Consumer) sweep(ctx context.Context, w driver.Want, ds []demand, force bool) error {
+	due := c.lanes.due(len(ds)) || force
+	if due && len(ds) <= fewLanes {
+		for _, d := range ds {
+			d.lane.sign()
+		}
 	}
-	if len(ds) > fewLanes {
+	if due && len(ds) > fewLanes || w.Lanes == nil && (force || c.lanes.discoverDue()) {
 		return c.discover(ctx)
-	}
-	for _, d := range ds {
-		d.lane.sign()
 	}
 	return nil
 }

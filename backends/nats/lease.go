@@ -93,10 +93,11 @@ func (r *receipt) extend(sent, now time.Time) bool {
 	return true
 }
 
+// doubt says that the connection broke at that time; leases from after it are in no doubt.
 func (r *receipt) doubt(at time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.broken.IsZero() {
+	if r.broken.IsZero() && r.grants[len(r.grants)-1].Before(at) {
 		r.broken = at
 	}
 }

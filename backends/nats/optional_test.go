@@ -111,6 +111,7 @@ func TestWatch(t *testing.T) {
 		}
 	}
 	require.Equal(t, "before", next())
+	require.Equal(t, driver.LaneEvent{Listed: true}, <-events, "the list is complete")
 	sent := time.Now()
 	publish(t, p, inLane("new lane", "x"))
 	require.Equal(t, "new lane", next())
@@ -148,6 +149,7 @@ func TestWatchFindsWhatHintsMiss(t *testing.T) {
 	require.NoError(t, b.api(testContext(t), callAdmin, "STREAM.UPDATE."+n.stream, config, nil))
 	events, err := b.Watch(testContext(t), queue)
 	require.NoError(t, err)
+	require.True(t, (<-events).Listed)
 	sent := time.Now()
 	publish(t, p, inLane("silent", "x"))
 	require.Equal(t, "silent", (<-events).Lane)
@@ -160,6 +162,7 @@ func TestWatchEndsWithTheBackend(t *testing.T) {
 	openProducer(t, b, queue)
 	events, err := b.Watch(context.Background(), queue)
 	require.NoError(t, err)
+	require.True(t, (<-events).Listed)
 	require.NoError(t, b.Close(testContext(t)))
 	_, open := <-events
 	require.False(t, open)

@@ -41,7 +41,7 @@ func (b *Backend) OpenProducer(ctx context.Context, queue string) (driver.Produc
 		return nil, fail(op, err)
 	}
 	if _, err := b.ensureQueue(ctx, n); err != nil {
-		return nil, fail(op, err)
+		return nil, fail(op, harmless(err))
 	}
 	p := &Producer{b: b, names: n}
 	if err := b.register(op, func() { b.producers[p] = struct{}{} }); err != nil {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -29,7 +30,8 @@ func serve(dir, addr string) {
 		os.Exit(1)
 	}
 	fmt.Println(s.Addr())
-	select {}
+	_, _ = io.Copy(io.Discard, os.Stdin) // it ends with its parent
+	os.Exit(0)
 }
 
 // killable starts a server in a process of its own.
@@ -39,6 +41,8 @@ func killable(t *testing.T, dir, addr string) (kill func(), at string) {
 	cmd.Env = append(os.Environ(), serveDir+"="+dir, serveAddr+"="+addr)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	_, err = cmd.StdinPipe() // open until the process was waited for
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
 	line, err := bufio.NewReader(out).ReadString('\n')

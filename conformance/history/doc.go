@@ -22,8 +22,9 @@
 //     broker gives the message to nobody else before it); start before the handler's first instruction; end after its
 //     last; extend after the broker confirmed, with the new Until; lease_lost when the process notices.
 //   - settle_sent before the first byte that can make the message go away or come back, so also before the copy that a
-//     retry or a dead letter publishes; settle_ok or settle_err when the answer is known. copy and dead are written when
-//     the copy is confirmed, which is before the original is acked.
+//     retry or a dead letter publishes; settle_ok or settle_err when the answer is known. A settle_err without a
+//     settle_sent is a verdict that came too late to be sent. copy and dead are written when the copy is confirmed,
+//     which is before the original is acked.
 //   - kill, stop and cont, by the supervisor with the worker's name in Proc, before the signal is sent; proc_exit after
 //     the process was waited for, and before another one of its name is started.
 //

@@ -1,6 +1,9 @@
 package history
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 // Cause is why a message ran again.
 type Cause string
@@ -35,6 +38,7 @@ type Duplicate struct {
 // step is a moment in the life of a message: a delivery that ran, or a reason for another one.
 type step struct {
 	at     int64
+	order  int  // of steps of one moment, of which there are many in virtual time
 	run    *Run // nil: a reason
 	reason Cause
 }
@@ -94,28 +98,25 @@ func (j *judge) ranAgain(r *Run, cause Cause) {
 // steps returns the runs of a message, each at the moment it was delivered, and the reasons for them, by time.
 func (j *judge) steps(m *Message) []step {
 	var steps []step
-	for _, d := range m.Deliveries {
+	for i, d := range m.Deliveries {
 		if len(d.Runs) == 0 {
 			continue // the reason for the delivery before it stays unused, and good for the next
 		}
-		steps = append(steps, j.reasons(d)...)
 		at := d.At
 		for _, r := range d.Runs {
-			steps = append(steps, step{at: at, run: r})
+			steps = append(steps, step{at: at, order: 2 * i, run: r})
 			at = r.To // a second run of the same delivery
+		}
+		for _, s := range j.reasons(d) { // none is one for its own delivery
+			s.at, s.order = max(s.at, d.At), 2*i+1
+			steps = append(steps, s)
 		}
 	}
 	for _, at := range m.Redriven {
-		steps = append(steps, step{at: at, reason: CauseRedrive})
+		steps = append(steps, step{at: at, order: -1, reason: CauseRedrive})
 	}
 	slices.SortStableFunc(steps, func(a, b step) int {
-		if a.at == b.at && (a.run == nil) != (b.run == nil) {
-			if a.run == nil {
-				return -1
-			}
-			return 1
-		}
-		return byMoment(a.at, b.at)
+		return cmp.Or(byMoment(a.at, b.at), cmp.Compare(a.order, b.order))
 	})
 	return steps
 }
@@ -127,7 +128,7 @@ func (j *judge) reasons(d *Delivery) []step {
 	if s == nil || s.Sent > d.Expiry() {
 		return d.abandoned()
 	}
-	at := func(cause Cause) step { return step{at: max(s.Sent, d.At+1), reason: cause} }
+	at := func(cause Cause) step { return step{at: s.Sent, reason: cause} }
 	sure := s.Outcome == Confirmed && !j.o.SettleUnconfirmed
 	switch {
 	case final(s.Verdict) && sure:
@@ -151,9 +152,9 @@ func (d *Delivery) abandoned() []step {
 	switch {
 	case died != Never && died <= lost:
 		// A kill is written before its signal is sent, so the victim may have received something in between.
-		return []step{{at: max(died, d.At+1), reason: CauseKill}}
+		return []step{{at: died, reason: CauseKill}}
 	case lost != Never:
-		return []step{{at: max(lost, d.At+1), reason: CauseLeaseLost}}
+		return []step{{at: lost, reason: CauseLeaseLost}}
 	default:
 		return nil
 	}

@@ -64,6 +64,18 @@ var duplicateCases = map[string]struct {
 			204 w2 end a
 			205 w2 settle_sent a v=ack
 			206 w2 settle_ok a`, CauseUnexplained},
+	"given back and run again in the same moment": {`
+			10 w1 deliver a u=100
+			10 w1 start a
+			10 w1 end a
+			10 w1 settle_sent a v=release
+			10 w1 settle_ok a
+			10 w2 deliver a u=100
+			10 w2 start a
+			10 w2 end a
+			10 w2 settle_sent a v=ack
+			10 w2 settle_ok a`, CauseRelease},
+	"too late to be sent": {begun + rerun + "\n300 w1 end a\n301 w1 settle_err a v=ack", CauseLeaseLost},
 	"killed, then given back unstarted": {begun + `
 			20 w1 kill
 			100 w3 deliver a u=1000

@@ -189,7 +189,8 @@ func (d *Delivery) end(e *Event) bool {
 	return false
 }
 
-// answer adds a settle_ok or settle_err to the latest settle of its verdict that has no answer.
+// answer adds a settle_ok or settle_err to the latest settle of its verdict that has no answer. A settle_err without one
+// is a verdict that came too late to be sent.
 func (d *Delivery) answer(e *Event) bool {
 	for _, s := range slices.Backward(d.Settles) {
 		if s.Answered == Never && (e.Verdict == "" || e.Verdict == s.Verdict) {
@@ -199,7 +200,10 @@ func (d *Delivery) answer(e *Event) bool {
 			return true
 		}
 	}
-	return false
+	if e.Kind == SettleErr {
+		d.Settles = append(d.Settles, &Settle{Verdict: e.Verdict, Sent: e.T, Answered: e.T, Delay: e.Delay, Outcome: Refused})
+	}
+	return e.Kind == SettleErr
 }
 
 // endRuns gives the runs that did not return the moment at which they ended.

@@ -11,7 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,6 +28,7 @@ type Proxy struct {
 
 	mu     sync.Mutex
 	fault  Fault
+	dialed []time.Time
 	change chan struct{} // closed when fault changes
 	conns  map[net.Conn]struct{}
 	closed bool
@@ -37,6 +40,8 @@ type Fault struct {
 	HoldUp   bool          // nothing of the client's arrives; it is kept until the fault ends
 	HoldDown bool          // nothing of the broker's arrives
 	Latency  time.Duration // added to every piece, each way
+	Jitter   time.Duration // up to so much more or less than Latency, at random
+	Slice    int           // pieces of at most so many bytes; 0: as they come
 	// CutAfterUp closes the connection when so many more bytes of the client's have passed; 0: never.
 	CutAfterUp int64
 }
@@ -57,6 +62,13 @@ func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
 // Dials is how many connections were asked for so far, refused ones included.
 func (p *Proxy) Dials() int64 { return p.dials.Load() }
+
+// Dialed is when connections were asked for, refused ones included.
+func (p *Proxy) Dialed() []time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.dialed)
+}
 
 // Set replaces the fault.
 func (p *Proxy) Set(f Fault) {
@@ -110,6 +122,9 @@ func (p *Proxy) accept() {
 			return
 		}
 		p.dials.Add(1)
+		p.mu.Lock()
+		p.dialed = append(p.dialed, time.Now())
+		p.mu.Unlock()
 		if !p.keep(c) {
 			_ = c.Close()
 			continue
@@ -157,7 +172,7 @@ func (p *Proxy) serve(client net.Conn) {
 func (p *Proxy) pass(to io.Writer, from io.Reader, up bool) {
 	buf := make([]byte, 32<<10)
 	for {
-		n, err := from.Read(buf)
+		n, err := from.Read(buf[:p.piece(len(buf))])
 		if n > 0 && !p.forward(to, buf[:n], up) {
 			return
 		}
@@ -165,6 +180,24 @@ func (p *Proxy) pass(to io.Writer, from io.Reader, up bool) {
 			return
 		}
 	}
+}
+
+// piece is how much to read at once, of at most so much.
+func (p *Proxy) piece(most int) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := p.fault.Slice; n > 0 {
+		return min(n, most)
+	}
+	return most
+}
+
+// delay is how long a piece is held back.
+func (f Fault) delay() time.Duration {
+	if f.Jitter <= 0 {
+		return f.Latency
+	}
+	return max(f.Latency-f.Jitter+rand.N(2*f.Jitter), 0)
 }
 
 // forward waits while the fault holds the direction up, and returns false when the connection is to be cut.
@@ -190,7 +223,7 @@ func (p *Proxy) forward(to io.Writer, piece []byte, up bool) bool {
 			continue
 		}
 		if f.Latency > 0 {
-			time.Sleep(f.Latency)
+			<-time.After(f.Latency)
 		}
 		_, err := to.Write(piece)
 		return err == nil && !cut

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -58,6 +59,9 @@ func (c *Crew) Start(spec Spec) (*Proc, error) {
 	}
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), specVariable+"="+string(text))
+	if spec.Procs > 0 {
+		cmd.Env = append(cmd.Env, "GOMAXPROCS="+strconv.Itoa(spec.Procs))
+	}
 	cmd.Stderr = c.stderr
 	// A group of its own: an interrupt at the terminal is for the parent, which ends its workers itself.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -21,6 +21,8 @@ type diary struct {
 	fail Failpoint
 	kill func() // ends the process as SIGKILL does
 
+	handlers sync.WaitGroup // that have not returned
+
 	next    atomic.Int64
 	numbers sync.Map // *queue.Delivery → its number in this process
 }

@@ -40,6 +40,7 @@ type Spec struct {
 	Retry      queue.Retry
 	Needs      queue.Needs
 	Fail       Failpoint // where the process kills itself; empty: nowhere
+	Procs      int       // processors that the process uses (GOMAXPROCS); 0: as the environment says
 
 	Publish *Publishing // the process is a producer, and takes Name, URL, Queue, Journal and Lanes only; nil: it is a worker
 }

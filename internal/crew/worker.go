@@ -64,6 +64,9 @@ func work(open Opener, spec Spec) (code int, err error) {
 	defer stop()
 	context.AfterFunc(drain, func() { j.note(history.Event{Kind: history.ProcDrain}) })
 	code, err = j.serve(backend, func() error { return w.RunUntil(context.Background(), j.handle, syscall.SIGTERM) })
+	if code == ExitStuck {
+		return code, err // closing would give back messages whose handlers still run
+	}
 	return code, errors.Join(err, closeWithin(backend, time.Second))
 }
 
@@ -72,12 +75,20 @@ type Inside struct {
 	Journal *history.Writer // what a process would write to its journal
 	Kill    func()          // cuts the worker off from broker and journal, as SIGKILL would; called by a job or a failpoint
 	Abort   <-chan struct{} // closed: leave without waiting for handlers, as after a second SIGTERM
+	Ended   func(code int)  // the worker has ended; handlers that ignore their contexts may still run
 }
 
-// Serve runs a worker inside this process until ctx ends, for backends that live in one process. It closes nothing.
-func Serve(ctx context.Context, b driver.Backend, spec Spec, in Inside) (code int, err error) {
+// Serve runs a worker inside this process until ctx ends, for backends that live in one process. It returns when the
+// last handler has returned. It closes nothing.
+func Serve(ctx context.Context, b driver.Backend, spec Spec, in Inside) {
 	j := &diary{w: in.Journal, fail: spec.Fail, kill: in.Kill}
 	j.note(history.Event{Kind: history.ProcStart})
+	code, _ := j.inside(ctx, b, spec, in)
+	in.Ended(code)
+	j.handlers.Wait()
+}
+
+func (j *diary) inside(ctx context.Context, b driver.Backend, spec Spec, in Inside) (code int, err error) {
 	w, err := spec.worker(b, j)
 	if err != nil {
 		return ExitFailed, err

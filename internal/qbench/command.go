@@ -37,6 +37,6 @@ func newRoot(p *Program) *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return badUsage("see "+cmd.CommandPath()+" --help", "%w", err)
 	})
-	root.AddCommand(newRun(p))
+	root.AddCommand(newRun(p), newCaps(p))
 	return root
 }

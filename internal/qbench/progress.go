@@ -75,8 +75,9 @@ const barWidth = 20
 func (t *tracker) line() string {
 	filled := min(int(t.share()*barWidth), barWidth)
 	bar := strings.Repeat("█", filled) + strings.Repeat("░", barWidth-filled)
-	return fmt.Sprintf("%s %3.0f %%  %d of %d done  %d dead  %d running  %d waiting  %d workers",
-		bar, 100*t.share(), t.completed+t.dead, len(t.jobs), t.dead, len(t.running), max(len(t.pending)-len(t.running), 0), len(t.ready))
+	waiting := max(len(t.pending)-len(t.running), 0)
+	return fmt.Sprintf("%s %3.0f %%  %d of %d done  %d dead  %d running  %d waiting  %s", bar, 100*t.share(),
+		t.completed+t.dead, len(t.jobs), t.dead, len(t.running), waiting, plural(len(t.ready), "worker"))
 }
 
 // announce says what is about to run.

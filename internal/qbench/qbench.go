@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 )
 
 // Program is what the command line gets from its surroundings.
@@ -38,6 +39,9 @@ func isTerminal(f *os.File) bool {
 // Main runs the program and returns its exit code. When ctx ends the run is interrupted: no worker is left, and what was
 // measured so far is reported.
 func Main(ctx context.Context, p *Program) int {
+	if _, file := p.Stderr.(*os.File); !file {
+		p.Stderr = &lockedWriter{out: p.Stderr} // workers write to it as well
+	}
 	root := newRoot(p)
 	root.SetArgs(p.Args)
 	root.SetOut(p.Stdout)
@@ -51,4 +55,16 @@ func Main(ctx context.Context, p *Program) int {
 		fmt.Fprintf(p.Stderr, "qbench: %s\n", text)
 	}
 	return code
+}
+
+// lockedWriter is a writer for several goroutines.
+type lockedWriter struct {
+	mu  sync.Mutex
+	out io.Writer
+}
+
+func (w *lockedWriter) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.out.Write(b)
 }

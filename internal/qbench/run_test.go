@@ -12,13 +12,17 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/holdfast-queue/holdfast/backends"
 	"github.com/holdfast-queue/holdfast/conformance/history"
+	"github.com/holdfast-queue/holdfast/queue/driver"
 )
 
 // small is a run that takes a few seconds.
 var small = []string{"run", "--limit", "60", "--workers", "2", "--slots", "2", "--target", "3s", "--lease", "1s"}
 
-func with(args []string, more ...string) []string { return append(append([]string{}, args...), more...) }
+func with(args []string, more ...string) []string {
+	return append(append([]string{}, args...), more...)
+}
 
 func TestRunKillsAWorkerAndLosesNothing(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "kept")
@@ -179,7 +183,6 @@ arrivals: {model: closed}
 messages: 20
 run: {distribution: fixed, value: 20ms}
 failures: {crash: 0.05}
-retry: {max_crashes: 2}
 `
 
 func TestRunReplacesWorkersThatAMessageKills(t *testing.T) {
@@ -190,7 +193,7 @@ func TestRunReplacesWorkersThatAMessageKills(t *testing.T) {
 	run := got.document(t)
 	require.Equal(t, 1, run.Verdict.DeadLettered)
 	require.Equal(t, 19, run.Verdict.Completed)
-	require.Len(t, run.Faults, 2)
+	require.Len(t, run.Faults, 5, "it runs five times, the last three alone")
 	require.Equal(t, "exit", run.Faults[0].Kind)
 	require.Contains(t, got.stderr, "takes its place")
 }
@@ -208,4 +211,51 @@ run: {distribution: fixed, value: 1ms}
 	require.Equal(t, ExitBroker, got.code)
 	require.Contains(t, got.stderr, "Needs.KeyOrder")
 	require.Empty(t, got.stdout)
+}
+
+func TestRunOnAServerLeavesNothingBehindAndTellsNoSecret(t *testing.T) {
+	shared, stop, err := backends.Serve("nats+embedded://")
+	require.NoError(t, err)
+	defer stop()
+	out := filepath.Join(t.TempDir(), "kept")
+	path := file(t, "quick.yaml", strings.Split(quick, "thresholds:")[0])
+	url := strings.Replace(shared, "://", "://me:hunter2@", 1)
+	got := execute(t.Context(), "run", "--broker", url, "--workload", path, "--workers", "1", "--kill", "none", "--join", "none",
+		"--out", out, "--format", "json")
+	require.Equal(t, ExitOK, got.code, "%s", got.stderr)
+	run := got.document(t)
+	require.Equal(t, shared, run.Broker.URL)
+	require.Equal(t, "as the server is configured", run.Settings.Durability)
+
+	require.NotContains(t, got.stderr, "hunter2")
+	files, err := os.ReadDir(out)
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, len(files), 5)
+	queueName := ""
+	for _, f := range files {
+		content, err := os.ReadFile(filepath.Join(out, f.Name()))
+		require.NoError(t, err)
+		require.NotContains(t, string(content), "hunter2", f.Name())
+		if events, err := history.Read(strings.NewReader(string(content))); err == nil && f.Name() == "producer.jsonl" {
+			queueName = events[0].Queue
+		}
+	}
+	b, err := backends.Open(t.Context(), shared)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, b.Close(t.Context())) }()
+	require.NotEmpty(t, queueName)
+	require.ErrorIs(t, b.(driver.Admin).DeleteQueue(t.Context(), queueName), driver.NotFound)
+}
+
+func TestRunLeavesNoTemporaryFiles(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	path := file(t, "quick.yaml", strings.Split(quick, "thresholds:")[0])
+	got := execute(t.Context(), "run", "--workload", path, "--workers", "1", "--kill", "none", "--join", "none", "--quiet")
+	require.Equal(t, ExitOK, got.code, "%s", got.stderr)
+	got = execute(t.Context(), "run", "--broker", "nats://127.0.0.1:1")
+	require.Equal(t, ExitBroker, got.code)
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, left)
 }

@@ -45,7 +45,7 @@ func (p *Program) run(ctx context.Context, plan *plan) (err error) {
 	defer func() { err = errors.Join(err, plan.out.close()) }()
 	b, err := openBroker(ctx, plan.broker)
 	if err != nil {
-		return err
+		return interruptedOr(ctx, err)
 	}
 	r := &run{
 		plan: plan, broker: b, queue: "qbench-" + plan.load.Name + "-" + strings.ToLower(rand.Text()[:8]),
@@ -56,9 +56,17 @@ func (p *Program) run(ctx context.Context, plan *plan) (err error) {
 		r.progress.say("qbench: the broker could not be tidied up: %v", closing)
 	}
 	if err != nil {
-		return err
+		return interruptedOr(ctx, err)
 	}
 	return p.deliver(plan, doc)
+}
+
+// interruptedOr is err, unless what it reports is that ctx has ended.
+func interruptedOr(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	return &exitError{code: ExitInterrupted, err: errors.New("interrupted before there was anything to report")}
 }
 
 // execute runs the workload. An error means that there is nothing to report.
@@ -156,7 +164,7 @@ func (r *run) assemble(ctx context.Context) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return &exitError{code: ExitInterrupted, err: errors.New("interrupted before the run began")}
+			return ctx.Err()
 		}
 	}
 }

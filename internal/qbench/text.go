@@ -5,69 +5,9 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
-	"unicode/utf8"
 
 	"github.com/holdfast-queue/holdfast/conformance/history"
 )
-
-// style says how to make text stand out.
-type style struct{ good, bad, strong, faint, end string }
-
-var (
-	plain   style
-	colored = style{good: "\x1b[32m", bad: "\x1b[31m", strong: "\x1b[1m", faint: "\x1b[2m", end: "\x1b[0m"}
-)
-
-func (s style) mark(good bool) string {
-	if good {
-		return s.good + "✓" + s.end
-	}
-	return s.bad + "✗" + s.end
-}
-
-func (s style) bold(text string) string { return s.strong + text + s.end }
-
-// page is a text being written.
-type page struct {
-	strings.Builder
-	style style
-}
-
-func (p *page) line(format string, args ...any) {
-	p.WriteString(strings.TrimRight(fmt.Sprintf(format, args...), " ") + "\n")
-}
-
-// row is a label and what is to be said about it.
-func (p *page) row(label, format string, args ...any) {
-	p.line("  %-19s %s", label, fmt.Sprintf(format, args...))
-}
-
-// table writes rows with right-aligned columns, the first row as a head.
-func (p *page) table(rows [][]string) {
-	widths := make([]int, len(rows[0]))
-	for _, row := range rows {
-		for i, cell := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
-		}
-	}
-	for n, row := range rows {
-		var b strings.Builder
-		for i, cell := range row {
-			gap := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
-			if i == 0 {
-				b.WriteString("  " + cell + gap)
-			} else {
-				b.WriteString("  " + gap + cell)
-			}
-		}
-		if n == 0 {
-			p.line("%s", p.style.faint+b.String()+p.style.end)
-		} else {
-			p.line("%s", b.String())
-		}
-	}
-}
 
 // text is the result for people.
 func (d *Document) text(s style) string {
@@ -156,7 +96,7 @@ func (r *Run) writeSetup(p *page) {
 	w, s := r.Workload, r.Settings
 	p.row("workload", "%s, seed %d, scale %v: %d messages of %d tenants, %s of work, %s", w.Name, w.Seed, w.Scale,
 		w.Messages, w.Tenants, secs(s.WorkS), arrivals(s))
-	p.row("workers", "%d processes of %d slots, lease %s, lanes by %s", r.Workers.Processes, r.Workers.Slots, secs(s.LeaseS), s.Lanes)
+	p.row("workers", "%d processes of %d slots, lease %s, %s", r.Workers.Processes, r.Workers.Slots, secs(s.LeaseS), lanesText(s.Lanes))
 	p.row("safety", "publish %s, ack %s, %s", s.Publish, s.Ack, s.Durability)
 	p.row("retry", "%s", retryText(s))
 	var faults []string
@@ -167,6 +107,17 @@ func (r *Run) writeSetup(p *page) {
 		faults = []string{"none"}
 	}
 	p.row("faults", "%s", strings.Join(faults, ", "))
+}
+
+func lanesText(lanes string) string {
+	switch lanes {
+	case "none":
+		return "one lane"
+	case "both":
+		return "lanes by priority and tenant"
+	default:
+		return "lanes by " + lanes
+	}
 }
 
 func arrivals(s Settings) string {
@@ -197,15 +148,15 @@ func (r *Run) writeMetrics(p *page) {
 		p.row("efficiency", "%s of the reference schedule (it needs %s; no schedule can need less than %s)",
 			p.style.bold(percent(*x.Efficiency)), secs(*x.ReferenceMakespanS), secs(*x.LowerBoundS))
 	}
-	p.row("makespan", "%s, %.1f messages/s", secs(x.MakespanS), x.ThroughputPerS)
+	p.row("makespan", "%s, %.3g messages/s", secs(x.MakespanS), x.ThroughputPerS)
 	p.row("idle while backlog", "%s of the slots' time", percent(x.IdleWhileBacklog))
 	p.row("dwell", "%s", x.DwellMS)
 	if x.RedeliveryMS.Count > 0 {
-		p.row("redelivery", "%d messages; p50 %s, p95 %s, max %s after the kill", x.RedeliveryMS.Count,
+		p.row("redelivery", "%s; p50 %s, p95 %s, max %s after the kill", plural(x.RedeliveryMS.Count, "message"),
 			milli(x.RedeliveryMS.P50), milli(x.RedeliveryMS.P95), milli(x.RedeliveryMS.Max))
 	}
 	if x.ScaleUpMS.Count > 0 {
-		p.row("scale-up", "%d workers; first start after p50 %s, max %s", x.ScaleUpMS.Count, milli(x.ScaleUpMS.P50), milli(x.ScaleUpMS.Max))
+		p.row("scale-up", "%s; first start after p50 %s, max %s", plural(x.ScaleUpMS.Count, "worker"), milli(x.ScaleUpMS.P50), milli(x.ScaleUpMS.Max))
 	}
 	p.row("wasted work", "%s of the useful work", percent(x.WastedWork))
 	p.row("duplicates", "%s", duplicatesText(r.Verdict.Duplicates))
@@ -247,28 +198,4 @@ func groupRows(title string, groups []Group, most int, name func(Group) string) 
 
 func (q Quantiles) String() string {
 	return fmt.Sprintf("p50 %s, p95 %s, p99 %s, max %s", milli(q.P50), milli(q.P95), milli(q.P99), milli(q.Max))
-}
-
-func percent(share float64) string { return fmt.Sprintf("%.1f %%", 100*share) }
-
-func secs(s float64) string { return span(time.Duration(s * float64(time.Second))) }
-
-func milli(ms float64) string { return span(time.Duration(ms * float64(time.Millisecond))) }
-
-// span writes a time with about three digits.
-func span(d time.Duration) string {
-	switch s := d.Seconds(); {
-	case d == 0:
-		return "0 s"
-	case d < time.Second:
-		return fmt.Sprintf("%.3g ms", s*1e3)
-	case d < 10*time.Second:
-		return fmt.Sprintf("%.2f s", s)
-	case d < 2*time.Minute:
-		return fmt.Sprintf("%.1f s", s)
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%.1f min", s/60)
-	default:
-		return fmt.Sprintf("%.1f h", s/3600)
-	}
 }

@@ -21,7 +21,7 @@ type tracker struct {
 	total, done time.Duration // run times of all messages, and of finished ones
 
 	published, refused, completed, dead int
-	last                                int64 // moment of the last event
+	last                                int64 // moment of the last event of a message
 }
 
 // holding is a delivery that runs.
@@ -60,7 +60,9 @@ func (t *tracker) add(events []history.Event) []rerun {
 	var reruns []rerun
 	for i := range events {
 		e := &events[i]
-		t.last = max(t.last, e.T)
+		if e.Msg != "" {
+			t.last = max(t.last, e.T)
+		}
 		switch e.Kind {
 		case history.PublishOK, history.PublishErr:
 			t.publish(e)

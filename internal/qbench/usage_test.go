@@ -119,3 +119,22 @@ func TestEveryThresholdMetricAnswers(t *testing.T) {
 	none, has := metrics["efficiency"].value(m, workload.Threshold{})
 	require.False(t, has, none)
 }
+
+func FuzzParseMoment(f *testing.F) {
+	for _, s := range []string{"40%", "none", "12s", "1e-9%", "99.999%", "-3%", "1h2m", "∞%", "0x1p-3%"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		m, err := parseMoment(text)
+		if err != nil {
+			return
+		}
+		inShare, inTime := m.share > 0 && m.share < 1, m.after > 0
+		require.True(t, inShare != inTime, "%+v", m)
+		require.False(t, m.reached(0, 0))
+		again, err := parseMoment(m.String())
+		require.NoError(t, err)
+		require.InDelta(t, m.share, again.share, 1e-12)
+		require.Equal(t, m.after, again.after)
+	})
+}
