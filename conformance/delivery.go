@@ -44,6 +44,7 @@ var deliveryRules = []Rule{
 	{
 		ID: "D06", Name: "one_holder", Tier: Fast,
 		Claim: "while a worker holds a lease nobody else runs the message",
+		Needs: needsKept,
 		Check: oneHolder,
 	},
 	{
@@ -121,7 +122,7 @@ func nothingLost(e *Env) {
 			j.Do = workload.Reject
 		case roll < 24:
 			j.Do = workload.Panic
-		case roll < 26:
+		case roll < 26 && (e.Caps.Carries || e.Caps.Counting != driver.Uncounted): // else nobody knows that it was released
 			j.Do, j.Times = workload.Release, 1
 		case roll < 28:
 			j.Fail, j.After = 1, 300*time.Millisecond
@@ -222,7 +223,7 @@ func noDuplicates(e *Env) {
 	dice := rand.New(rand.NewPCG(e.Seed, 4))
 	jobs := e.Jobs(n, 0, func(i int, j *Job) {
 		j.Run = time.Duration(dice.IntN(40)) * time.Millisecond
-		if i%(n/8) == 0 { // held for longer than a lease
+		if i%(n/8) == 0 && needsKept(e.Setting) == "" { // held for longer than a lease
 			j.Run = e.Lease * 3 / 2
 		}
 	})

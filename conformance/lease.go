@@ -17,6 +17,7 @@ var leaseRules = []Rule{
 	{
 		ID: "L01", Name: "long_job", Tier: Smoke,
 		Claim: "a job of ten leases is not given to anybody else while its worker lives",
+		Needs: needsKept,
 		Check: longJob,
 	},
 	{
@@ -49,6 +50,12 @@ var leaseRules = []Rule{
 	{
 		ID: "L11", Name: "monotonic", Tier: Fast,
 		Claim: "leases are counted by the monotonic clock, so that a wall clock that is set does not matter",
+		Needs: func(s Setting) string {
+			if s.Virtual {
+				return "virtual time has one clock, without monotonic readings"
+			}
+			return ""
+		},
 		Check: monotonic,
 	},
 	{
@@ -75,6 +82,14 @@ func needsExtend(s Setting) string {
 		return "leases that cannot be prolonged"
 	}
 	return ""
+}
+
+// needsKept: what keeps a lease for as long as a job takes is an extension, or a session that lives.
+func needsKept(s Setting) string {
+	if s.Caps.Session {
+		return ""
+	}
+	return needsExtend(s)
 }
 
 // longJob has a second worker lie in wait.

@@ -17,10 +17,10 @@ import (
 // lease of the worst second in each: jitter that is missing shows in every one of them.
 func extensionsSpread(e *Env) {
 	const n = 1000
-	mixing, watching := 3*e.Lease, 2*e.Lease
+	mixing, watching := 5*e.Lease, 2*e.Lease
 	switch {
 	case e.Virtual:
-		mixing, watching = 5*e.Lease, 50*e.Lease
+		mixing, watching = 5*e.Lease, 20*e.Lease
 	case e.Tier == Full:
 		mixing, watching = 5*e.Lease, 10*e.Lease
 	}

@@ -99,13 +99,14 @@ func (e *Env) on(name string, f func()) {
 
 func brokerRestart(e *Env) {
 	const n, long = 40, 2
+	lease := 3 * e.Lease // some of it is left when the broker is back
 	p := e.Producer(queue.ProducerConfig{Hooks: e.Published()})
 	jobs := e.Jobs(n, e.Lease/8, func(i int, j *Job) {
 		if i < long {
 			j.Run = 2 * e.Lease // in work when the broker goes, and when it is back
 		}
 	})
-	ws := e.Workers(3, Slots(2))
+	ws := e.Workers(3, Slots(2), With(func(s *crew.Spec) { s.Lease = lease }))
 	e.awaitReady(ws...)
 	e.Must(e.publishWith(p, jobs[:n/2]...), "publish")
 	e.Await("some messages are done", e.Lease+late, finished(n/5))
@@ -121,7 +122,7 @@ func brokerRestart(e *Env) {
 	if err := <-published; err != nil {
 		e.Check(errors.Is(err, queue.ErrAmbiguous), "publish over the restart: %v", err)
 	}
-	e.Await("every message is done", 6*e.Lease+2*late, func(t *history.Timeline) bool { return e.undone(t) == 0 })
+	e.Await("every message is done", 2*lease+2*e.Lease+2*late, storedDone)
 	e.Drain(ws, 2*e.Lease+late)
 	v := e.Valid(history.Options{Drained: true})
 	e.Check(v.Completed == v.Confirmed+v.Recovered, "%d of %d messages were completed", v.Completed, v.Confirmed+v.Recovered)
@@ -198,9 +199,7 @@ func brokerKilled(e *Env) {
 		e.heal("the broker runs")
 		<-stopped
 	}
-	e.Await("every message that was confirmed is done", 6*e.Lease+4*late, func(t *history.Timeline) bool {
-		return history.Judge(t, history.Options{Drained: true}).Lost == 0
-	})
+	e.Await("every message is done", 6*e.Lease+4*late, storedDone)
 	e.Drain(ws, 2*e.Lease+late)
 	// The broker may have forgotten acks of its last moments: those messages come again.
 	v := e.Judge(history.Options{Drained: true, SettleUnconfirmed: true})

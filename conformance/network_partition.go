@@ -36,7 +36,7 @@ func (r *remote) disturb(f proxy.Fault) {
 
 func blackHole(e *Env) {
 	e.partition(proxy.Fault{HoldUp: true, HoldDown: true, Refuse: true})
-	if e.Virtual {
+	if e.Virtual { // where a connection that is lost does not come back
 		e.outage()
 	}
 }
@@ -84,6 +84,9 @@ func (e *Env) partition(faults ...proxy.Fault) {
 		e.comesBack(remotes, heirs)
 	}
 	e.Await("every message is done", 6*e.Lease+late, func(t *history.Timeline) bool { return e.undone(t) == 0 })
+	if e.Virtual {
+		e.Drain(heirs, late)
+	}
 	e.Valid(history.Options{Drained: true})
 	for _, m := range e.Timeline().Messages[:n] {
 		e.Check(len(m.Deliveries[0].Settles) == 0, "the worker that had lost message %s sent a verdict for it", m.ID)
@@ -149,6 +152,7 @@ func (e *Env) outage() {
 	}
 	e.Await("every message is done", 2*e.Lease+late, func(t *history.Timeline) bool { return e.undone(t) == 0 })
 	e.Drain([]*Worker{w}, late)
+	e.Valid(history.Options{Drained: true})
 }
 
 // reconnectBackoff counts the dials of workers whose broker refuses connections.

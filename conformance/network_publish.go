@@ -54,16 +54,17 @@ func (e *Env) drainQueue() {
 		if n := len(e.Events(history.Deliver, "")); n > seen {
 			seen, quiet = n, time.Now()
 		}
-		idle := runningOn(w, 0)(t) && e.confirmedDone(t)
+		idle := runningOn(w, 0)(t) && storedDone(t)
 		return idle && time.Since(quiet) > e.Lease/2
 	})
 	e.Drain([]*Worker{w}, late)
 }
 
-// confirmedDone: every message that was confirmed is done.
-func (e *Env) confirmedDone(t *history.Timeline) bool {
+// storedDone: every message that is known to be stored is done.
+func storedDone(t *history.Timeline) bool {
 	for _, m := range t.Messages {
-		if m.Publishes[0].Outcome == history.Confirmed && m.Finished() == history.Never {
+		stored := len(m.Deliveries) > 0 || m.Publishes[0].Outcome == history.Confirmed
+		if stored && m.Finished() == history.Never {
 			return false
 		}
 	}

@@ -36,7 +36,9 @@ func (e *Env) Handle(b driver.Backend, cfg queue.WorkerConfig, h queue.Handler) 
 	if cfg.Lease == 0 {
 		cfg.Lease = e.Lease
 	}
-	cfg.Logger = e.log
+	if cfg.Logger == nil {
+		cfg.Logger = e.log
+	}
 	w, err := queue.NewWorker(b, e.Queue, cfg)
 	e.Must(err, "make a worker")
 	ctx, stop := context.WithCancel(e.Ctx)

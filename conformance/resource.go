@@ -1,4 +1,285 @@
 package conformance
 
-// resourceRules.
-var resourceRules []Rule
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"runtime/pprof"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/holdfast-queue/holdfast/conformance/history"
+	"github.com/holdfast-queue/holdfast/internal/crew"
+	"github.com/holdfast-queue/holdfast/internal/workload"
+	"github.com/holdfast-queue/holdfast/queue"
+)
+
+// resourceRules are family R: what a worker uses, and what it says of itself.
+var resourceRules = []Rule{
+	{
+		ID: "R01", Name: "memory_of_a_backlog", Tier: Fast,
+		Claim: "a worker's memory does not grow with the backlog of its queue",
+		Needs: needsProcesses,
+		Check: memoryOfBacklog,
+	},
+	{
+		ID: "R02", Name: "memory_of_a_stall", Tier: Fast,
+		Claim: "a producer's memory does not grow while the broker does not answer",
+		Needs: func(s Setting) string {
+			if why := needsProcesses(s); why != "" {
+				return why
+			}
+			return needsNetwork(s)
+		},
+		Check: memoryOfStall,
+	},
+	{
+		ID: "R03", Name: "no_goroutine_left", Tier: Smoke,
+		Claim: "a worker that has ended leaves no goroutine behind",
+		Check: noGoroutineLeft,
+	},
+	{
+		ID: "R04", Name: "reconnects", Tier: Fast,
+		Claim: "a connection that breaks again and again costs no more files and goroutines than one that lasts",
+		Needs: func(s Setting) string {
+			if why := needsProcesses(s); why != "" {
+				return why
+			}
+			return needsNetwork(s)
+		},
+		Check: reconnects,
+	},
+	{
+		ID: "R06", Name: "stats", Tier: Fast,
+		Claim: "the counts of Stats are those of what happened",
+		Check: statsAreTrue,
+	},
+	{
+		ID: "R07", Name: "health", Tier: Fast,
+		Claim: "Health fails while the broker is away, a handler is stuck or the loop stands still, and recovers",
+		Check: healthIsTrue,
+	},
+	{
+		ID: "R08", Name: "logged_once", Tier: Fast,
+		Claim: "a lost lease, a dead letter and an unconfirmed publish are logged once, with the message's id",
+		Check: loggedOnce,
+	},
+}
+
+// growth is how much a process may grow for no good reason.
+const growth = 64 << 20
+
+// most is the greatest N of a process's events of one kind since a moment of the journals.
+func (e *Env) most(kind history.Kind, proc string, since int64) int {
+	n := 0
+	for _, ev := range e.Events(kind, proc) {
+		if ev.T >= since {
+			n = max(n, ev.N)
+		}
+	}
+	return n
+}
+
+// settledVitals waits until a process has written how it is twice from now on, and returns a moment before the second
+// time.
+func (e *Env) settledVitals(proc string) (since int64) {
+	before := len(e.Events(crew.Goroutines, proc))
+	e.Await("the process says how it is", late, func(*history.Timeline) bool {
+		return len(e.Events(crew.Goroutines, proc)) >= before+2
+	})
+	return e.Events(crew.Goroutines, proc)[before+1].T
+}
+
+// memoryOfBacklog fills the queue beside a worker of slow jobs.
+func memoryOfBacklog(e *Env) {
+	n := 100_000
+	if e.Tier == Full {
+		n = 1_000_000
+	}
+	w := e.Worker(Slots(4))
+	e.Publish(queue.Lanes{}, e.Jobs(20, 10*time.Millisecond, nil)...)
+	e.Await("the worker is warm", late, finished(20))
+	before := e.most(crew.RSS, w.Name, e.settledVitals(w.Name))
+	e.fill(n, workload.Order{Run: 200 * time.Millisecond})
+	done := len(e.Events(history.SettleOK, w.Name))
+	e.Await("slow jobs are done beside the backlog", 2*late, func(*history.Timeline) bool {
+		return len(e.Events(history.SettleOK, w.Name)) >= done+40
+	})
+	after := e.most(crew.RSS, w.Name, e.settledVitals(w.Name))
+	e.Drain([]*Worker{w}, late)
+	e.Check(before > 0, "the worker did not say how much memory it uses")
+	e.Note("growth", "%.1f MB at %d messages", float64(after-before)/(1<<20), n)
+	e.Check(after-before < growth, "the worker grew from %d to %d MB with %d messages waiting", before>>20, after>>20, n)
+}
+
+// fill publishes n messages of 1 KiB, of which no journal is kept.
+func (e *Env) fill(n int, o workload.Order) {
+	body, err := o.Encode(1 << 10)
+	e.Must(err, "encode an order")
+	p := e.Producer(queue.ProducerConfig{})
+	const batch = 2000
+	ms := make([]*queue.Message, batch)
+	for sent := 0; sent < n; sent += batch {
+		for i := range ms {
+			ms[i] = &queue.Message{Body: body}
+		}
+		e.Must(p.Publish(e.Ctx, ms[:min(batch, n-sent)]...), "fill the queue")
+	}
+	e.Must(p.Close(e.Ctx), "close the producer")
+}
+
+// memoryOfStall lets a producer publish into a black hole.
+func memoryOfStall(e *Env) {
+	px := e.Proxy()
+	name := "stalled"
+	_, err := e.crew.Start(crew.Spec{
+		Name: name, URL: proxied(e.broker.URL(), px.Addr()), Queue: e.Queue,
+		Publish: &crew.Publishing{Batch: 50, Bytes: 32 << 10, Stubborn: true},
+	})
+	e.Must(err, "start a producer")
+	confirmed := func(n int) func(*history.Timeline) bool {
+		return func(*history.Timeline) bool { return len(e.Events(history.PublishOK, name)) > n }
+	}
+	e.Await("messages are confirmed", late, confirmed(500))
+	before := e.most(crew.RSS, name, e.settledVitals(name))
+	l := &line{proxy: px}
+	l.hole()
+	e.Sleep(time.Second) // for what was on its way
+	stalled := len(e.Events(history.PublishOK, name))
+	e.Sleep(8 * time.Second)
+	e.Check(!confirmed(stalled)(nil), "messages were confirmed by nobody")
+	e.Check(len(e.Events(history.PublishErr, name)) > 0, "a publish that nobody answers has not failed")
+	after := e.most(crew.RSS, name, e.settledVitals(name))
+	l.heal()
+	px.Cut()
+	e.Await("messages are confirmed again", 2*late, confirmed(stalled))
+	e.Note("growth", "%.1f MB", float64(after-before)/(1<<20))
+	e.Check(before > 0 && after-before < growth, "the producer grew from %d to %d MB", before>>20, after>>20)
+}
+
+// noGoroutineLeft starts and stops workers, some at work and some waiting for it, each over a connection of its own.
+func noGoroutineLeft(e *Env) {
+	const lanes, rounds = 10, 10
+	e.Publish(queue.Lanes{}, e.Jobs(lanes*rounds, 0, nil)...)
+	pprof.Do(e.Ctx, pprof.Labels("rule", e.Queue), func(context.Context) {
+		before, _ := labelled(e.Queue)
+		var wg sync.WaitGroup
+		var failed atomic.Pointer[error]
+		for lane := range lanes {
+			wg.Go(func() {
+				for round := range rounds {
+					if err := e.startStop(lane, round); err != nil {
+						failed.Store(&err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if err := failed.Load(); err != nil {
+			e.Failf("start and stop a worker: %v", *err)
+		}
+		over := time.Now().Add(late)
+		after, stacks := labelled(e.Queue)
+		for ; after > before && time.Now().Before(over); after, stacks = labelled(e.Queue) {
+			e.Sleep(50 * time.Millisecond)
+		}
+		e.Check(after <= before, "%d goroutines before, %d after %d workers:\n%s", before, after, lanes*rounds, stacks)
+	})
+}
+
+// startStop runs a worker until it has done a job, or has waited for one in vain.
+func (e *Env) startStop(lane, round int) error {
+	ctx, cancel := context.WithTimeout(e.Ctx, 2*late)
+	defer cancel()
+	b, err := e.open(ctx, nil)
+	if err != nil {
+		return err
+	}
+	name, idle := e.Queue, round%3 == 2
+	if idle {
+		name += "-idle"
+	}
+	lanes := queue.Lanes{Tenants: e.Caps.Lanes && lane%2 == 1}
+	w, err := queue.NewWorker(b, name, queue.WorkerConfig{Lease: e.Lease, Lanes: lanes, Logger: e.log})
+	if err != nil {
+		return err
+	}
+	working, stop := context.WithCancel(ctx)
+	defer stop()
+	if idle {
+		time.AfterFunc(100*time.Millisecond, stop)
+	}
+	err = w.Run(working, func(context.Context, *queue.Delivery) error { stop(); return nil })
+	if err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	if !idle && w.Stats().Acked == 0 {
+		return fmt.Errorf("a worker ended without a job: %w", context.Cause(ctx))
+	}
+	return b.Close(ctx)
+}
+
+// labelled counts the goroutines with a label, which a goroutine has from the one that started it, and shows their
+// stacks. Other rules and brokers may run in this process.
+func labelled(rule string) (n int, stacks string) {
+	var all bytes.Buffer
+	if err := pprof.Lookup("goroutine").WriteTo(&all, 1); err != nil {
+		return 0, ""
+	}
+	var found strings.Builder
+	for group := range strings.SplitSeq(all.String(), "\n\n") {
+		if !strings.Contains(group, `"rule":`+strconv.Quote(rule)) {
+			continue
+		}
+		digits, _, _ := strings.Cut(group, " ")
+		if count, err := strconv.Atoi(digits); err == nil {
+			n += count
+		}
+		found.WriteString(group + "\n\n")
+	}
+	return n, found.String()
+}
+
+// reconnects cuts the connection of a worker again and again.
+func reconnects(e *Env) {
+	cuts := 100
+	if e.Tier == Full {
+		cuts = 1000
+	}
+	px := e.Proxy()
+	w := e.Worker(Through(px), Slots(2))
+	jobs := 0
+	work := func() {
+		jobs++
+		e.Publish(queue.Lanes{}, e.Jobs(1, 0, func(_ int, j *Job) { j.ID = fmt.Sprintf("job-%d", jobs) })...)
+		e.Await("a job is done after a reconnect", 2*late, finished(jobs))
+	}
+	cut := func(n int) {
+		for i := range n {
+			dials := px.Dials()
+			px.Cut()
+			for over := time.Now().Add(late); px.Dials() == dials; e.Sleep(5 * time.Millisecond) {
+				e.Check(time.Now().Before(over), "no reconnect within %v", late)
+			}
+			if i%10 == 9 {
+				work()
+			}
+		}
+	}
+	work()
+	cut(10)
+	since := e.settledVitals(w.Name)
+	goroutines, files := e.most(crew.Goroutines, w.Name, since), e.most(crew.Files, w.Name, since)
+	cut(cuts - 10)
+	since = e.settledVitals(w.Name)
+	moreGoroutines, moreFiles := e.most(crew.Goroutines, w.Name, since), e.most(crew.Files, w.Name, since)
+	e.Drain([]*Worker{w}, late)
+	e.Valid(history.Options{Drained: true})
+	e.Note("after", "%d reconnects: %d goroutines, %d files", px.Dials()-1, moreGoroutines, moreFiles)
+	const play = 5 // what happens to be under way
+	e.Check(moreGoroutines <= goroutines+play, "%d goroutines, %d after %d reconnects more", goroutines, moreGoroutines, cuts-10)
+	e.Check(moreFiles <= files+play, "%d files, %d after %d reconnects more", files, moreFiles, cuts-10)
+}

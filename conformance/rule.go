@@ -33,6 +33,7 @@ type Setting struct {
 	Forgetful bool // the broker forgets everything when it is restarted
 	Kills     bool // the broker can be killed
 	Admin     bool // queues can be made and deleted
+	Gauges    bool // queues can be measured
 }
 
 // Title is how the rule is called in tests and sheets: "D01_acked_never_again".
@@ -125,8 +126,8 @@ func needsLanes(s Setting) string {
 }
 
 func needsKeyOrder(s Setting) string {
-	if !s.Caps.KeyOrder {
-		return "no order per key"
+	if !s.Caps.KeyOrder || !s.Caps.Carries {
+		return "no order per key that holds over a retry"
 	}
 	return ""
 }

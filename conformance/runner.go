@@ -70,9 +70,10 @@ func (s *Suite) look(ctx context.Context, broker Broker) error {
 	s.Caps = b.Capabilities()
 	r, restarts := powerOf(broker)
 	_, admin := b.(driver.Admin)
+	_, gauges := b.(driver.Gauger)
 	s.Setting = Setting{
 		Caps: s.Caps, Virtual: s.h.Virtual, Network: !s.h.Virtual, Restarts: restarts, Forgetful: restarts && r.Forgetful(),
-		Kills: s.h.Apart != nil, Admin: admin,
+		Kills: s.h.Apart != nil, Admin: admin, Gauges: gauges,
 	}
 	return b.Close(ctx)
 }

@@ -49,11 +49,14 @@ func (s *Sheet) Print(w io.Writer) error {
 
 // remark is what is worth knowing beside the status: the reason, or what was measured.
 func (r Result) remark() string {
+	var parts []string
 	if r.Status != Pass {
 		line, _, _ := strings.Cut(r.Detail, "\n")
-		return line
+		parts = append(parts, line)
 	}
-	var parts []string
+	if r.Status == Fail || r.Status == Unsupported {
+		return parts[0]
+	}
 	for _, name := range slices.Sorted(maps.Keys(r.Measured)) {
 		parts = append(parts, name+" "+r.Measured[name])
 	}

@@ -29,6 +29,8 @@ type Worker struct {
 	ended chan struct{}
 	done  chan struct{}
 	code  int
+
+	commands chan crew.Command // holds one
 }
 
 // WorkerOption changes what a worker is told.
@@ -86,12 +88,13 @@ func (e *Env) inside(spec crew.Spec) *Worker {
 	w := &Worker{
 		Name: spec.Name, e: e, drop: drop, term: term,
 		abort: make(chan struct{}), dead: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}),
+		commands: make(chan crew.Command, 1),
 	}
 	journal := e.memory.writer(spec.Name)
 	e.write(history.Event{Kind: history.Join, Proc: spec.Name})
 	go func() {
 		defer close(w.done)
-		crew.Serve(ctx, b, spec, crew.Inside{Journal: journal, Kill: w.Kill, Abort: w.abort, Ended: func(code int) {
+		crew.Serve(ctx, b, spec, crew.Inside{Journal: journal, Kill: w.Kill, Abort: w.abort, Commands: w.commands, Ended: func(code int) {
 			if code == crew.ExitStuck {
 				drop() // closing would give back messages whose handlers still run
 			}
@@ -151,8 +154,23 @@ func (w *Worker) Stop() { w.e.Must(w.proc.Stop(), "stop") }
 // Cont thaws it: SIGCONT.
 func (w *Worker) Cont() { w.e.Must(w.proc.Cont(), "continue") }
 
-// Tell sends a command. Only processes take commands.
-func (w *Worker) Tell(c crew.Command) { w.e.Must(w.proc.Tell(c), "command") }
+// Tell sends a command and waits until the worker has done it.
+func (w *Worker) Tell(c crew.Command) {
+	changes := func(t *history.Timeline) int {
+		if p := w.life(t); p != nil {
+			return len(p.Slots)
+		}
+		return 0
+	}
+	w.e.awaitReady(w)
+	before := changes(w.e.Timeline())
+	if w.proc != nil {
+		w.e.Must(w.proc.Tell(c), "command")
+	} else {
+		w.commands <- c
+	}
+	w.e.Await("worker "+w.Name+" does what it is told", late, func(t *history.Timeline) bool { return changes(t) > before })
+}
 
 // Exit waits for the worker to end and returns its exit code: -1 if it was killed.
 func (w *Worker) Exit(within time.Duration) int {

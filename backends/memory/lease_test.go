@@ -29,6 +29,19 @@ func TestLease_lasts_its_term_and_not_longer(t *testing.T) {
 	})
 }
 
+// Outside a bubble: times there have no monotonic reading.
+func TestLeases_are_counted_by_the_monotonic_clock(t *testing.T) {
+	f := connect(t, memory.New(memory.Config{}))
+	defer f.b.Close(f.ctx)
+	f.put("m")
+	d := f.one()
+	l, err := f.extend(d, term)
+	require.NoError(t, err)
+	for _, until := range []time.Time{d.Granted.Until, d.Current().Until, l.Until} {
+		require.Contains(t, until.String(), " m=+", "no monotonic reading")
+	}
+}
+
 func TestLease_that_ran_out_is_lost_even_if_nobody_took_it(t *testing.T) {
 	bubble(t, memory.Config{}, func(f *fixture) {
 		f.put("m")

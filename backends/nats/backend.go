@@ -40,6 +40,7 @@ type Backend struct {
 	producers map[*Producer]struct{}
 	consumers map[*Consumer]struct{}
 	serverID  string
+	back      chan struct{} // closed when the connection is there again; nil while it is there
 }
 
 var (
@@ -164,6 +165,11 @@ func (b *Backend) Conn() *natsgo.Conn { return b.conn }
 // disconnected runs when the connection broke: nothing more comes for what was sent over it.
 func (b *Backend) disconnected(_ *natsgo.Conn, err error) {
 	at := time.Now()
+	b.mu.Lock()
+	if b.back == nil {
+		b.back = make(chan struct{})
+	}
+	b.mu.Unlock()
 	if err == nil {
 		err = errDisconnected
 	} else {
@@ -190,7 +196,33 @@ func (b *Backend) reconnected(conn *natsgo.Conn) {
 			c.trust()
 		}
 	}
+	b.mu.Lock()
+	if b.back != nil {
+		close(b.back)
+		b.back = nil
+	}
+	b.mu.Unlock()
 	b.config.Logger.Info("nats: connected again", slog.String("server", conn.ConnectedServerName()))
+}
+
+// connected waits until the connection is there, at most for wait, and returns an error if it is not.
+func (b *Backend) connected(ctx context.Context, wait time.Duration) error {
+	b.mu.Lock()
+	back := b.back
+	b.mu.Unlock()
+	if back == nil {
+		return nil
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-back:
+		return nil
+	case <-timer.C:
+		return &unsentError{errDisconnected}
+	case <-ctx.Done():
+		return causeOf(ctx)
+	}
 }
 
 func (b *Backend) openConsumers() []*Consumer {

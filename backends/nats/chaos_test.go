@@ -33,7 +33,8 @@ func (l *ledger) start(d *driver.Delivery) {
 		l.faults = append(l.faults, id+" delivered after its Ack")
 	}
 	if h := l.holders[id]; h != nil && time.Now().Before(h.Current().Until) {
-		l.faults = append(l.faults, fmt.Sprintf("%s delivered %v before the end of another lease", id, time.Until(h.Current().Until)))
+		early := time.Until(h.Current().Until)
+		l.faults = append(l.faults, fmt.Sprintf("%s delivered %v before the end of another lease", id, early))
 	}
 	if d.DeliveryCount <= l.counts[id] {
 		l.faults = append(l.faults, fmt.Sprintf("%s: count %d after %d", id, d.DeliveryCount, l.counts[id]))
@@ -74,7 +75,9 @@ func TestNothingIsLostInChaos(t *testing.T) {
 	for i := range messages {
 		publish(t, p, inLane(lanes[i%len(lanes)], fmt.Sprintf("%04d", i)))
 	}
-	l := &ledger{holders: map[string]*driver.Delivery{}, counts: map[string]int{}, sent: map[string]bool{}, acked: map[string]bool{}}
+	l := &ledger{
+		holders: map[string]*driver.Delivery{}, counts: map[string]int{}, sent: map[string]bool{}, acked: map[string]bool{},
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
 	var wg sync.WaitGroup

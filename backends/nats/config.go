@@ -127,19 +127,14 @@ func (c *Config) options(dial natsgo.CustomDialer) []natsgo.Option {
 	return append(o, c.Options...)
 }
 
-// reconnectDelay is the wait before the nth round of dials: short for a blip, then long enough to be no burden to a
-// server that comes back, and never so long that a client is away for five seconds after it did.
+// reconnectDelay is the wait before the nth round of dials. It is under five seconds, so that a client is never away for
+// five seconds after its server came back, and so long that twelve dials take a minute, the first one included: therefore
+// not even that one is at once. The first wait also spreads clients that lost their connections together.
 func reconnectDelay(attempt int) time.Duration {
-	base := 4300 * time.Millisecond
-	switch attempt {
-	case 1:
-		base = 50 * time.Millisecond
-	case 2:
-		base = 400 * time.Millisecond
-	case 3:
-		base = 2 * time.Second
+	if attempt == 1 {
+		return 400*time.Millisecond + rand.N(time.Second)
 	}
-	return base + rand.N(base/8+50*time.Millisecond)
+	return 4970*time.Millisecond + rand.N(20*time.Millisecond)
 }
 
 // dialer is Config.Dial in the form that nats.go wants. While the first connection is made, both the dial and the

@@ -15,10 +15,9 @@ import (
 const (
 	fewLanes   = 8                      // up to here a sweep asks each lane, beyond it asks which lanes hold anything
 	sweepFew   = 250 * time.Millisecond // a redelivery gives no hint: this is how late it can be noticed
-	sweepMany  = time.Second
-	discovery  = time.Second          // how often the server is asked for new lanes
-	hintSettle = 5 * time.Millisecond // see lane.empty
-	maxWaiting = 1 << 16              // pulls that may wait at one lane, from all processes
+	sweepMany  = time.Second            // also how often the server is asked for new lanes
+	hintSettle = 5 * time.Millisecond   // see lane.empty
+	maxWaiting = 1 << 16                // pulls that may wait at one lane, from all processes
 )
 
 // lane is a lane as one consumer knows it.
@@ -35,6 +34,7 @@ type lane struct {
 	seen     uint64        // signs when a pull last found it empty
 	recheck  uint64        // signs when a pull last found it empty right after a hint
 	lastHint time.Time
+	swept    time.Time
 }
 
 // sign notes that the lane may hold something.
@@ -42,6 +42,23 @@ func (l *lane) sign() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.signs++
+}
+
+// sweep gives a sign if none came that way for a while.
+func (l *lane) sweep(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now.Sub(l.swept) >= sweepFew {
+		l.swept = now
+		l.signs++
+	}
+}
+
+// expire makes the next sweep give a sign.
+func (l *lane) expire() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.swept = time.Time{}
 }
 
 func (l *lane) hint() {
@@ -97,10 +114,9 @@ type lanes struct {
 
 	mu     sync.Mutex
 	byName map[string]*lane
-	order  []*lane // as found
-	next   int     // where the next Receive that wants any lane begins
-	swept  time.Time
-	asked  time.Time // for new lanes
+	order  []*lane   // as found
+	next   int       // where the next Receive that wants any lane begins
+	asked  time.Time // when the server was last asked which lanes hold anything
 }
 
 func newLanes(n names) *lanes {
@@ -145,18 +161,16 @@ type demand struct {
 // demands is w as lanes in the order in which they are asked. For any lane each Receive begins behind the lane that
 // was served last, and takes an even share of each that may hold something, so that no lane waits for the others to run
 // dry.
-//
-// It reports whether a lane is asked for that was not known, of which there is no sign yet.
-func (r *lanes) demands(w driver.Want) (ds []demand, fresh bool, err error) {
+func (r *lanes) demands(w driver.Want) ([]demand, error) {
 	if w.Lanes == nil {
-		return r.all(w.Max), false, nil
+		return r.all(w.Max), nil
 	}
 	before := r.count()
 	all := make([]demand, 0, len(w.Lanes))
 	for _, lw := range w.Lanes {
 		l, err := r.get(lw.Lane)
 		if err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		most := w.Max
 		if lw.Max > 0 {
@@ -166,7 +180,10 @@ func (r *lanes) demands(w driver.Want) (ds []demand, fresh bool, err error) {
 			all = append(all, demand{l, most})
 		}
 	}
-	return all, r.count() > before, nil
+	if r.count() > before {
+		r.expire(nil) // nothing is known of the new ones
+	}
+	return all, nil
 }
 
 func (r *lanes) all(most int) []demand {
@@ -186,27 +203,26 @@ func (r *lanes) served(l *lane) {
 	r.next = l.place + 1
 }
 
-// due reports whether a sweep over n lanes is due, and takes it on if so.
-func (r *lanes) due(n int) bool {
+// askDue reports whether the server is to be asked again, and takes that on if so.
+func (r *lanes) askDue() bool {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if now.Sub(r.swept) < sweepEvery(n) {
-		return false
-	}
-	r.swept = now
-	return true
-}
-
-func (r *lanes) discoverDue() bool {
-	now := time.Now()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if now.Sub(r.asked) < discovery {
+	if now.Sub(r.asked) < sweepMany {
 		return false
 	}
 	r.asked = now
 	return true
+}
+
+// expire makes the next sweep give new signs: what is known of the lanes of ds is old.
+func (r *lanes) expire(ds []demand) {
+	for _, d := range ds {
+		d.lane.expire()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asked = time.Time{}
 }
 
 func sweepEvery(n int) time.Duration {
@@ -219,16 +235,16 @@ func sweepEvery(n int) time.Duration {
 // jittered keeps consumers that started together from sweeping together.
 func jittered(d time.Duration) time.Duration { return d*9/10 + rand.N(d/5) }
 
-// sweep gives a sign to the lanes of ds that may hold something, if that is due or forced: to each of a few, of many
-// to those that the server says hold messages. For any lane it also looks for new ones.
-func (c *Consumer) sweep(ctx context.Context, w driver.Want, ds []demand, force bool) error {
-	due := c.lanes.due(len(ds)) || force
-	if due && len(ds) <= fewLanes {
+// sweep gives a sign to the lanes of ds that may hold something, when that is due: to each of a few, of many to those
+// that the server says hold messages. For any lane it also looks for new ones.
+func (c *Consumer) sweep(ctx context.Context, w driver.Want, ds []demand) error {
+	if len(ds) <= fewLanes {
+		now := time.Now()
 		for _, d := range ds {
-			d.lane.sign()
+			d.lane.sweep(now)
 		}
 	}
-	if due && len(ds) > fewLanes || w.Lanes == nil && (force || c.lanes.discoverDue()) {
+	if (len(ds) > fewLanes || w.Lanes == nil) && c.lanes.askDue() {
 		return c.discover(ctx)
 	}
 	return nil

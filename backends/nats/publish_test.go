@@ -60,7 +60,9 @@ func TestPlainClients(t *testing.T) {
 	queue := "plain"
 	p, c := openProducer(t, b, queue), openConsumer(t, b, queue, 0)
 	nc := b.Conn()
-	m := &natsgo.Msg{Subject: "hf.plain.l._", Data: []byte("from outside"), Header: natsgo.Header{"Own": {"1"}, "Nats-Msg-Id": {"x"}}}
+	m := &natsgo.Msg{
+		Subject: "hf.plain.l._", Data: []byte("from outside"), Header: natsgo.Header{"Own": {"1"}, "Nats-Msg-Id": {"x"}},
+	}
 	_, err := nc.RequestMsg(m, patience)
 	require.NoError(t, err)
 	d := receiveOne(t, c)

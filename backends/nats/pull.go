@@ -167,7 +167,7 @@ func (c *Consumer) fetch(ctx context.Context, l *lane, n int, wait time.Duration
 		sent.first = func() { c.b.subscribe(sl) }
 	}
 	if err := c.b.outbox.put(ctx, sent); err != nil {
-		c.b.freeSlot(sl, false)
+		c.b.discard(sl)
 		return nil, err
 	}
 	c.b.meter.add(callPull, 1)
@@ -182,7 +182,7 @@ func (c *Consumer) await(ctx context.Context, p *pull, sent *parcel) ([]*receipt
 	case <-p.done:
 		got, ended, _ := p.take()
 		if ended {
-			c.b.freeSlot(p.slot, true)
+			c.b.reuse(p.slot)
 		} else {
 			c.background(func() { c.returnPull(p) })
 		}
@@ -199,7 +199,7 @@ func (c *Consumer) await(ctx context.Context, p *pull, sent *parcel) ([]*receipt
 		cause = &unsentError{errNoAnswer} // of a pull this harms nobody
 	}
 	if sent.withdraw() {
-		c.b.freeSlot(p.slot, false)
+		c.b.discard(p.slot)
 	} else {
 		c.background(func() { c.returnPull(p) })
 	}
@@ -208,15 +208,13 @@ func (c *Consumer) await(ctx context.Context, p *pull, sent *parcel) ([]*receipt
 
 // returnPull gives back what an abandoned pull brings, until it has ended.
 func (c *Consumer) returnPull(p *pull) {
-	clean := false
-	defer func() { c.b.freeSlot(p.slot, clean) }()
 	for {
 		got, ended, over := p.take()
 		if len(got) > 0 {
 			c.giveBack(c.receipts(p, got))
 		}
 		if ended {
-			clean = true
+			c.b.reuse(p.slot)
 			return
 		}
 		timer := time.NewTimer(time.Until(over))
@@ -224,9 +222,11 @@ func (c *Consumer) returnPull(p *pull) {
 		case <-p.change:
 			timer.Stop()
 		case <-timer.C:
+			c.b.discard(p.slot)
 			return
 		case <-c.b.life.Done():
 			timer.Stop()
+			c.b.discard(p.slot)
 			return
 		}
 	}

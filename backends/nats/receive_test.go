@@ -245,7 +245,8 @@ func TestCancelledReceiveOfReturnedMessage(t *testing.T) {
 	queue := queueName(t)
 	p, c := openProducer(t, b, queue), openConsumer(t, b, queue, time.Minute)
 	publish(t, p, text("x"))
-	require.NoError(t, c.Nack(testContext(t), []driver.Return{{D: receiveOne(t, c), State: "kept", Delay: 300 * time.Millisecond}}))
+	back := driver.Return{D: receiveOne(t, c), State: "kept", Delay: 300 * time.Millisecond}
+	require.NoError(t, c.Nack(testContext(t), []driver.Return{back}))
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	_, err := c.Receive(ctx, driver.Want{Max: 1, Lanes: []driver.LaneWant{{}}}, patience)

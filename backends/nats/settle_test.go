@@ -183,7 +183,8 @@ func TestStateComesWithTheNextDelivery(t *testing.T) {
 		if i == 0 {
 			state = "two"
 		}
-		require.NoError(t, other.Nack(testContext(t), []driver.Return{{D: d, State: state, Delay: time.Duration(i) * 300 * time.Millisecond}}))
+		back := driver.Return{D: d, State: state, Delay: time.Duration(i) * 300 * time.Millisecond}
+		require.NoError(t, other.Nack(testContext(t), []driver.Return{back}))
 		if i == 0 {
 			d = receiveOne(t, c)
 			for d.State == "" || strings.HasPrefix(d.State, "one") {

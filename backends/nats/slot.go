@@ -61,13 +61,19 @@ func (s *slots) take(p *pull, inbox func() string) (sl *slot, fresh bool) {
 	return sl, fresh
 }
 
-// put takes a slot back. It reports false for one that must not be used again.
-func (s *slots) put(sl *slot, clean bool) (kept bool) {
+// remove takes a slot out of use.
+func (s *slots) remove(sl *slot) {
 	sl.set(nil)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.used, sl)
-	if !clean || len(s.free) >= idleSlots {
+}
+
+// keep makes a slot free for another pull, unless enough are.
+func (s *slots) keep(sl *slot) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.free) >= idleSlots {
 		return false
 	}
 	s.free = append(s.free, sl)
@@ -109,11 +115,21 @@ func (b *Backend) subscribe(sl *slot) {
 	sl.sub = sub
 }
 
-// freeSlot takes back the slot of a pull; clean if that has ended for certain.
-func (b *Backend) freeSlot(sl *slot, clean bool) {
-	if b.slots.put(sl, clean) {
-		return
+// reuse takes back the slot of a pull that has ended for certain.
+func (b *Backend) reuse(sl *slot) {
+	b.slots.remove(sl)
+	if !b.slots.keep(sl) {
+		b.unsubscribe(sl)
 	}
+}
+
+// discard takes back the slot of a pull that may still bring something.
+func (b *Backend) discard(sl *slot) {
+	b.slots.remove(sl)
+	b.unsubscribe(sl)
+}
+
+func (b *Backend) unsubscribe(sl *slot) {
 	b.outbox.post(&parcel{first: func() {
 		if sl.sub != nil {
 			_ = sl.sub.Unsubscribe() // fails only when the connection is closed

@@ -59,6 +59,7 @@ var All = []Mutant{
 	},
 	{
 		Name: "wrong deadline base", Rule: "L14", Backend: "nats",
+		Edits: []Edit{{"backends/nats/settle.go", "} else if !r.extend(sent, o.at) {", "} else if !r.extend(sent.Add(o.at.Sub(sent)), o.at) {"}},
 	},
 	{
 		Name: "copy reuses the deduplication id", Rule: "P09", Backend: "memory",

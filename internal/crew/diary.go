@@ -23,6 +23,9 @@ type diary struct {
 
 	handlers sync.WaitGroup // that have not returned
 
+	slots  int // as told last; only obey changes it once the worker runs
+	paused bool
+
 	next    atomic.Int64
 	numbers sync.Map // *queue.Delivery → its number in this process
 }

@@ -47,8 +47,10 @@ type Spec struct {
 
 // Publishing is what a producer process is told: it publishes batch after batch until it is killed.
 type Publishing struct {
-	Batch int            // messages a call
-	Order workload.Order // the body of each
+	Batch    int            // messages a call
+	Order    workload.Order // the body of each
+	Bytes    int            // size of a body at least
+	Stubborn bool           // go on after a call that failed
 }
 
 // Failpoint is a moment at which a worker kills itself with SIGKILL, the first time it comes there.

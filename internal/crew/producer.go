@@ -21,7 +21,7 @@ func (j *diary) publish(b driver.Backend, spec Spec) error {
 	if err != nil {
 		return err
 	}
-	body, err := spec.Publish.Order.Encode(0)
+	body, err := spec.Publish.Order.Encode(spec.Publish.Bytes)
 	if err != nil {
 		return err
 	}
@@ -31,7 +31,7 @@ func (j *diary) publish(b driver.Backend, spec Spec) error {
 			ms[i] = &queue.Message{ID: fmt.Sprintf("%s-%s-%d", spec.Queue, spec.Name, sent+i), Body: body}
 			j.note(history.Event{Kind: history.PublishInvoke, Msg: ms[i].ID, Queue: spec.Queue})
 		}
-		if err := p.Publish(ctx, ms...); err != nil {
+		if err := p.Publish(ctx, ms...); err != nil && !spec.Publish.Stubborn {
 			return err
 		}
 	}

@@ -1,7 +1,6 @@
 package crew
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -47,6 +46,7 @@ func work(open Opener, spec Spec) (code int, err error) {
 	defer func() { err = errors.Join(err, journal.Close()) }()
 	j := &diary{w: journal, fail: spec.Fail, kill: killSelf}
 	j.note(history.Event{Kind: history.ProcStart, N: os.Getpid()})
+	defer j.vitals()()
 	backend, err := open(context.Background(), spec.URL)
 	if err != nil {
 		return ExitFailed, err
@@ -59,7 +59,7 @@ func work(open Opener, spec Spec) (code int, err error) {
 	if err != nil {
 		return ExitFailed, err
 	}
-	go obey(w)
+	go j.listen(w)
 	drain, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(drain, func() { j.note(history.Event{Kind: history.ProcDrain}) })
@@ -76,6 +76,8 @@ type Inside struct {
 	Kill    func()          // cuts the worker off from broker and journal, as SIGKILL would; called by a job or a failpoint
 	Abort   <-chan struct{} // closed: leave without waiting for handlers, as after a second SIGTERM
 	Ended   func(code int)  // the worker has ended; handlers that ignore their contexts may still run
+	// Commands are what a process would read on its standard input.
+	Commands <-chan Command
 }
 
 // Serve runs a worker inside this process until ctx ends, for backends that live in one process. It returns when the
@@ -98,10 +100,16 @@ func (j *diary) inside(ctx context.Context, b driver.Backend, spec Spec, in Insi
 	defer wg.Wait()
 	defer close(served)
 	wg.Go(func() {
-		select {
-		case <-in.Abort:
-			w.Abort()
-		case <-served:
+		for {
+			select {
+			case <-in.Abort:
+				w.Abort()
+				return
+			case o := <-in.Commands:
+				j.obey(w, o)
+			case <-served:
+				return
+			}
 		}
 	})
 	unhook := context.AfterFunc(ctx, func() { j.note(history.Event{Kind: history.ProcDrain}) })
@@ -117,7 +125,8 @@ func (s Spec) worker(b driver.Backend, j *diary) (*queue.Worker, error) {
 		Hooks: j.hooks(), Logger: logger,
 	})
 	if err == nil {
-		j.note(history.Event{Kind: history.ProcReady, N: max(s.Limits.Concurrency, 1)})
+		j.slots = max(s.Limits.Concurrency, 1)
+		j.note(history.Event{Kind: history.ProcReady, N: j.slots})
 	}
 	return w, err
 }
@@ -147,43 +156,8 @@ func closeWithin(b interface{ Close(context.Context) error }, most time.Duration
 	return b.Close(ctx)
 }
 
-// obey reads what the parent says on standard input, a line a command.
-func obey(w *queue.Worker) {
-	lines := bufio.NewScanner(os.Stdin)
-	for lines.Scan() {
-		var o Command
-		if err := json.Unmarshal(lines.Bytes(), &o); err != nil {
-			fmt.Fprintf(os.Stderr, "worker: command does not decode: %v\n", err)
-			continue
-		}
-		o.apply(w)
-	}
-	outlive()
-}
-
 // outlive ends the process when its parent is gone, which ends standard input: it has no reason to be then.
 func outlive() {
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	killSelf()
-}
-
-// Command is what a parent tells a running worker.
-type Command struct {
-	Limits *queue.Limits `json:",omitempty"`
-	Pause  bool          `json:",omitempty"`
-	Resume bool          `json:",omitempty"`
-}
-
-func (o Command) apply(w *queue.Worker) {
-	if o.Limits != nil {
-		if err := w.SetLimits(*o.Limits); err != nil {
-			fmt.Fprintf(os.Stderr, "worker: %v\n", err)
-		}
-	}
-	if o.Pause {
-		w.Pause()
-	}
-	if o.Resume {
-		w.Resume()
-	}
 }
