@@ -104,6 +104,7 @@ func TestHeadersRoundTrip(t *testing.T) {
 		{"": "empty name", "empty": "", "colon:": "x", "sp ace": "x", " lead": " trail "},
 		{"crlf": "a\r\nb", "Nats-TTL": "1s", "nats-msg-id": "7", packedHeader: "AAAA", "Status": "404"},
 		{"ünï": "wörld", "bin": "\x00\xff\x7f", "nl": "\n", "tab": "\t", "line\r\nNats-Rollup": "all"},
+		{"left": " x", "right": "x ", "space": " "},
 		{"Description": "No Messages", "long": strings.Repeat("v", 5000)},
 	} {
 		h := encodeHeaders(header)
@@ -124,6 +125,8 @@ func TestHeadersRoundTrip(t *testing.T) {
 func FuzzHeaders(f *testing.F) {
 	f.Add("name", "value", "Nats-Msg-Id", "\r\n")
 	f.Add("", "", "x:y", "ü")
+	f.Add("outer", " x", "outer too", "y ")
+	f.Add("a", " ", "b", "\t")
 	f.Fuzz(func(t *testing.T, n1, v1, n2, v2 string) {
 		header := map[string]string{n1: v1, n2: v2}
 		h := encodeHeaders(header)

@@ -94,6 +94,38 @@ func TestWaitingReceiveWakesUp(t *testing.T) {
 	}
 }
 
+// A hint that comes after the lanes were asked and before the wait must not be lost.
+func TestHintBeforeTheWait(t *testing.T) {
+	b := openBackend(t, Config{})
+	queue := queueName(t)
+	p, c := openProducer(t, b, queue), openConsumer(t, b, queue, 0)
+	want := driver.Want{Max: 1, Lanes: []driver.LaneWant{{Lane: "a"}, {Lane: "b"}}}
+	wake, _ := c.hints.listen() // the subscription is there before and stays
+	defer c.hints.leave(wake)
+	require.Empty(t, receive(t, c, 1, 0, want.Lanes...))
+	slow := 0
+	for i := range 300 {
+		got := make(chan error, 1)
+		began := time.Now()
+		go func() {
+			ds, err := c.Receive(context.Background(), want, patience)
+			if err == nil {
+				err = c.Ack(context.Background(), ds)
+			}
+			got <- err
+		}()
+		for time.Since(began) < time.Duration(i)*time.Microsecond { // a little later each time
+			runtime.Gosched()
+		}
+		publish(t, p, inLane("a", "x"))
+		require.NoError(t, <-got)
+		if time.Since(began) > 150*time.Millisecond {
+			slow++
+		}
+	}
+	require.LessOrEqual(t, slow, 2)
+}
+
 func TestLanesInOrderOfPreference(t *testing.T) {
 	b := openBackend(t, Config{})
 	queue := queueName(t)
