@@ -36,7 +36,7 @@ conformance: ## the conformance suite: BACKEND="memory nats", TIER=smoke|fast|fu
 	@mkdir -p $(dir $(SHEET)) && rm -f $(SHEET)
 	@for b in $(BACKEND); do \
 		echo "conformance of $$b, $(TIER) tier"; \
-		HOLDFAST_TIER=$(TIER) HOLDFAST_SHEET=$(SHEET) $(GO) test -count=1 -timeout 60m -run '^TestConformance$$' -v ./backends/$$b \
+		HOLDFAST_TIER=$(TIER) HOLDFAST_SHEET=$(SHEET) $(GO) test -count=1 -timeout 60m -parallel 10 -run '^TestConformance$$' -v ./backends/$$b \
 			| grep -v -E '^(=== |    --- PASS|        --- PASS|--- PASS|PASS$$)'; \
 		grep -q "^$$b " $(SHEET) || { echo "$$b did not run"; exit 1; }; \
 		! grep "^$$b " $(SHEET) | grep -qv 'FAIL 0 ' || exit 1; \

@@ -23,7 +23,7 @@ func (e *Env) replace(ws []*Worker, options ...WorkerOption) []*Worker {
 	return ws
 }
 
-// killStorm kills a random worker every lease, while messages arrive that take 0.7 of all slots.
+// killStorm kills a random busy worker every lease, while messages arrive that take 0.7 of all slots.
 func killStorm(e *Env) {
 	const workers, slots, ticks = 4, 2, 8
 	kills := 4
@@ -42,7 +42,8 @@ func killStorm(e *Env) {
 			e.Sleep(tick)
 		}
 		if k < kills-1 {
-			victim := ws[random.IntN(workers)]
+			busy := e.busy(ws)
+			victim := busy[random.IntN(len(busy))]
 			victim.Kill()
 			victim.Exit(late)
 			ws = e.replace(ws, Slots(slots))
@@ -57,6 +58,14 @@ func killStorm(e *Env) {
 	useful := v.Work.Useful / float64(workers*slots)
 	e.Note("wasted work", "%.1f %%", 100*v.Work.Ratio)
 	e.Note("makespan", "%.2f of the arrivals'", time.Duration(lastDone(t)-t.From).Seconds()/max(useful/0.7, 0.001))
+}
+
+// busy are the workers in which a handler runs.
+func (e *Env) busy(ws []*Worker) []*Worker {
+	t := e.Timeline()
+	busy := slices.DeleteFunc(slices.Clone(ws), func(w *Worker) bool { return runningOn(w, 0)(t) })
+	e.Check(len(busy) > 0, "no worker has anything to do")
+	return busy
 }
 
 // lastDone is when the last message was done.

@@ -26,12 +26,19 @@ func queueDeleted(e *Env) {
 			failed = err
 		}
 	}
-	settled := hooks.Settled
-	hooks.Settled = func(d *queue.Delivery, s queue.Settlement, err error) {
-		settled(d, s, err)
+	gone := func(err error) {
 		mu.Lock()
 		defer mu.Unlock()
 		unsettled = errors.Join(unsettled, err)
+	}
+	settled, lost := hooks.Settled, hooks.LeaseLost
+	hooks.Settled = func(d *queue.Delivery, s queue.Settlement, err error) {
+		settled(d, s, err)
+		gone(err)
+	}
+	hooks.LeaseLost = func(d *queue.Delivery, cause error) {
+		lost(d, cause)
+		gone(cause)
 	}
 	started, finish := make(chan string, 3), make(chan struct{})
 	w := e.Handle(backend, queue.WorkerConfig{Limits: queue.Limits{Concurrency: 2}, Hooks: hooks, Grace: time.Second},

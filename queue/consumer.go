@@ -77,6 +77,11 @@ type Consumer struct {
 	end  context.CancelFunc
 	done sync.WaitGroup
 
+	turn     chan struct{}   // capacity 1: held by the Receive under way, which alone may fill the window
+	shut     context.Context // ends calls of Receive when the consumer is closed
+	shutNow  context.CancelFunc
+	receives sync.WaitGroup // calls of Receive under way; added to under mu, while closed is false
+
 	mu      sync.Mutex
 	outlets map[string]driver.Producer
 	closed  bool
@@ -96,6 +101,8 @@ func NewConsumer(ctx context.Context, b driver.Backend, queue string, cfg Consum
 		return nil, &Error{Op: "open consumer", Queue: queue, Err: err}
 	}
 	c.in = in
+	c.turn = make(chan struct{}, 1)
+	c.shut, c.shutNow = context.WithCancel(context.WithoutCancel(ctx))
 	c.life, c.end = context.WithCancel(context.WithoutCancel(ctx))
 	c.keeper, c.settler = newKeeper(c, cfg.Lease), newSettler(c)
 	c.onPoke = func() {}
@@ -107,12 +114,32 @@ func NewConsumer(ctx context.Context, b driver.Backend, queue string, cfg Consum
 // Receive leases at most limit messages, and waits until there is at least one or ctx ends. It returns none without an
 // error only if what came was settled unseen (dead-lettered, not due yet).
 func (c *Consumer) Receive(ctx context.Context, limit int) ([]*Delivery, error) {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil, c.wrap("receive", "", ErrClosed)
+	}
+	c.receives.Add(1)
+	c.mu.Unlock()
+	defer c.receives.Done()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	defer context.AfterFunc(c.shut, func() { stop(c.wrap("receive", "", ErrClosed)) })()
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	for {
 		room := c.room()
 		if room <= 0 {
 			return nil, c.wrap("receive", "", invalid("Window is full: settle deliveries before receiving more"))
 		}
 		ds, in, err := c.receive(ctx, driver.Want{Max: min(limit, room)}, longPoll)
+		if err != nil && c.shut.Err() != nil {
+			err = c.wrap("receive", "", ErrClosed)
+		}
 		if err != nil || len(in) > 0 {
 			return ds, err
 		}
@@ -151,8 +178,10 @@ func (c *Consumer) Close(ctx context.Context) error {
 	if was {
 		return nil
 	}
+	c.shutNow()
+	c.receives.Wait() // what they still bring is given back below
 	for _, d := range c.keeper.all() {
-		d.submit(ruling{verdict: VerdictRelease}, func(error) {})
+		d.revoke(ErrClosed)
 	}
 	err := c.flush(ctx)
 	c.end()

@@ -40,6 +40,8 @@ type Delivery struct {
 	state     deliveryState
 	lapse     error         // why the lease was lost; nil while it holds
 	parting   bool          // a return is about to be sent: extend no more
+	acking    bool          // an ack has been sent: its answer says what became of the lease
+	term      time.Duration // that the broker gave last
 	extending chan struct{} // closed when the extension in flight is answered; nil: none is
 	extendAt  time.Time     // of the next extension
 }
@@ -129,6 +131,20 @@ func (d *Delivery) submit(r ruling, done func(error)) {
 	}
 }
 
+// revoke gives the message back if there is no verdict yet. Its holder is told before.
+func (d *Delivery) revoke(why error) {
+	d.mu.Lock()
+	mine := d.state == open
+	if mine {
+		d.state = settling
+	}
+	d.mu.Unlock()
+	if mine {
+		d.cancel(why)
+		d.c.settler.submit(d, ruling{verdict: VerdictRelease}, func(error) {})
+	}
+}
+
 func (d *Delivery) lease() driver.Lease {
 	if l := d.extended.Load(); l != nil {
 		return *l
@@ -173,6 +189,14 @@ func (d *Delivery) part() <-chan struct{} {
 	defer d.mu.Unlock()
 	d.parting = true
 	return d.extending
+}
+
+// ack notes that an ack is about to be sent. From then on an extension may be refused because the ack has settled the
+// message.
+func (d *Delivery) ack() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.acking = true
 }
 
 func (d *Delivery) fencing(caps driver.Capabilities) uint64 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 )
 
@@ -13,33 +14,46 @@ func (r *run) drain(ctx context.Context) error {
 	for _, d := range r.slots.takeSuspects() {
 		d.submit(ruling{verdict: VerdictRelease}, func(error) {})
 	}
-	var cut int
 	if !r.idle(r.cfg.Drain) {
-		cut = r.cutShort()
+		r.cutShort()
 	}
-	stuck := !r.idle(r.cfg.Grace)
+	r.idle(r.cfg.Grace)
 	// Verdicts get a fresh context: the one that ended must not cut them off.
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.c.callTimeout()+r.c.cfg.Lease/3)
+	var watch sync.WaitGroup
+	defer watch.Wait()
 	defer cancel()
-	if stuck {
-		n := r.slots.count()
-		return errors.Join(fmt.Errorf("%w: %d of %s still running; leases run out by themselves", ErrStuck, n, r.queue), r.c.abandon(closing))
+	watch.Go(func() { // the second signal does not wait for a broker that does not answer
+		select {
+		case <-r.aborted:
+			sleep(closing, abortWait)
+			cancel()
+		case <-closing.Done():
+		}
+	})
+	var errs []error
+	if n := r.cut.Load(); n > 0 {
+		errs = append(errs, fmt.Errorf("%w: %d of %s", ErrReleased, n, r.queue))
 	}
-	err := r.c.Close(closing)
-	if cut > 0 {
-		err = errors.Join(fmt.Errorf("%w: %d of %s", ErrReleased, cut, r.queue), err)
+	// One that was abandoned runs too: the driver's Close would give its message back.
+	if n := int64(r.slots.count()) + r.abandoned.Load(); n > 0 {
+		errs = append(errs, fmt.Errorf("%w: %d of %s still running; leases run out by themselves", ErrStuck, n, r.queue), r.c.abandon(closing))
+	} else {
+		errs = append(errs, r.c.Close(closing))
 	}
-	return err
+	return errors.Join(errs...)
 }
 
-// cutShort ends the contexts of what runs and returns how many there were.
-func (r *run) cutShort() int {
+// abortWait is the moment that verdicts under way still get after Abort.
+const abortWait = 200 * time.Millisecond
+
+// cutShort ends the contexts of what runs.
+func (r *run) cutShort() {
 	var ds []*Delivery
 	r.slots.each(func(j *job) { ds = append(ds, j.d) })
 	for _, d := range ds {
 		d.cancel(ErrDraining)
 	}
-	return len(ds)
 }
 
 // idle waits at most so long until nothing runs. Abort ends the wait.
@@ -51,7 +65,7 @@ func (r *run) idle(most time.Duration) bool {
 		case <-r.slots.changed:
 		case <-timer.C:
 			return r.slots.count() == 0
-		case <-r.abort:
+		case <-r.aborted:
 			return r.slots.count() == 0
 		}
 	}

@@ -31,6 +31,8 @@ var (
 	ErrPanic = errors.New("handler panicked")
 )
 
+var errExited = errors.New("handler ended its goroutine")
+
 // Errors that classify what a broker answered.
 var (
 	ErrAmbiguous   error = driver.Ambiguous   // sent, not confirmed: it may or may not be there

@@ -36,7 +36,8 @@ func (k *keeper) add(d *Delivery) {
 	now := time.Now()
 	lease := d.lease()
 	d.mu.Lock()
-	d.extendAt = now.Add(max(third(lease.Until.Sub(now)), k.apart()))
+	d.term = min(k.c.cfg.Lease, max(lease.Until.Sub(now), 0))
+	d.extendAt = now.Add(max(third(lease.Until.Sub(now)), d.term/apart))
 	first := d.extendAt
 	d.mu.Unlock()
 	k.mu.Lock()
@@ -60,12 +61,20 @@ func third(remaining time.Duration) time.Duration {
 	return time.Duration(float64(remaining) / 3 * (0.875 + 0.125*(jitter(1)-1)))
 }
 
-// apart is the least time between two extensions of a delivery: more than look gathers into one batch, or a call that
-// fails at once would be made again at once.
-func (k *keeper) apart() time.Duration { return k.c.cfg.Lease / 10 }
+// Shares of a lease, of the one that was asked for or the one that the broker gave, whichever is shorter: apart is the
+// least time between two extensions of a delivery, gather how far ahead of their time extensions are made together. The
+// first is more, or a call that fails at once would be made again at once.
+const (
+	apart  = 10
+	gather = 15
+)
 
-// gather is how far ahead of their time extensions are made together.
-func (k *keeper) gather() time.Duration { return k.c.cfg.Lease / 15 }
+// times are the margin of d's lease and the two above.
+func (k *keeper) times(d *Delivery) (margin, between, ahead time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return min(d.term/10, k.margin), max(d.term/apart, time.Millisecond), d.term / gather
+}
 
 // drop ends the keeping of d's lease.
 func (k *keeper) drop(d *Delivery) {
@@ -139,7 +148,8 @@ func (k *keeper) look(now time.Time) (due, over []*Delivery, next time.Time) {
 	next = now.Add(time.Hour)
 	var soon []dueLater
 	for d := range k.held {
-		ends := d.lease().Until.Add(-k.margin)
+		margin, _, ahead := k.times(d)
+		ends := d.lease().Until.Add(-margin)
 		if !now.Before(ends) {
 			if d.running() {
 				over = append(over, d)
@@ -152,7 +162,7 @@ func (k *keeper) look(now time.Time) (due, over []*Delivery, next time.Time) {
 		}
 		if at, wanted := d.wantsExtension(now); wanted {
 			due = append(due, d)
-		} else if !at.IsZero() && at.Sub(now) <= k.gather() {
+		} else if !at.IsZero() && at.Sub(now) <= ahead {
 			soon = append(soon, dueLater{d, at})
 		} else if !at.IsZero() {
 			next = earlier(next, at)
@@ -224,6 +234,14 @@ func (d *Delivery) wantsExtension(by time.Time) (at time.Time, wanted bool) {
 	return time.Time{}, true
 }
 
+// answered: the answer to an ack that was sent will say what became of the lease.
+func (d *Delivery) answered() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.parting = d.parting || d.acking
+	return d.acking
+}
+
 // extend asks for a batch of extensions. What fails for a reason that may pass is tried again until the lease's end.
 func (k *keeper) extend(ctx context.Context, batch []*Delivery) {
 	term := k.c.cfg.Lease
@@ -241,10 +259,13 @@ func (k *keeper) extend(ctx context.Context, batch []*Delivery) {
 			k.extended(d, leases[i], now)
 			continue
 		}
-		k.release(d, now.Add(k.apart()))
+		_, between, _ := k.times(d)
+		k.release(d, now.Add(between))
 		switch {
 		case ctx.Err() == nil && driver.KindOf(one) == driver.LeaseLost:
-			k.lose(d, one)
+			if !d.answered() {
+				k.lose(d, one)
+			}
 		default:
 			k.c.trouble("extend", one)
 		}
@@ -257,6 +278,7 @@ func (k *keeper) extended(d *Delivery, lease driver.Lease, now time.Time) {
 	gone := d.lapse != nil || d.state == settled
 	if !gone {
 		d.extended.Store(&lease)
+		d.term = min(k.c.cfg.Lease, max(lease.Until.Sub(now), 0))
 	}
 	d.mu.Unlock()
 	if !gone {
@@ -264,7 +286,8 @@ func (k *keeper) extended(d *Delivery, lease driver.Lease, now time.Time) {
 		k.c.fine()
 		call2(k.c.cfg.Hooks.Extended, d, lease.Until)
 	}
-	k.release(d, now.Add(max(third(lease.Until.Sub(now)), k.apart())))
+	_, between, _ := k.times(d)
+	k.release(d, now.Add(max(third(lease.Until.Sub(now)), between)))
 }
 
 // release ends an extension in flight and says when the next one is due.

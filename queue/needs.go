@@ -33,6 +33,7 @@ func (n Needs) unmet(caps driver.Capabilities) error {
 	}{
 		{n.Shared && caps.Sharing != driver.PerMessage, "Needs.Shared", "sharing " + caps.Sharing.String()},
 		{n.KeyOrder && !(caps.KeyOrder && caps.Carries), "Needs.KeyOrder", "no order per key that holds over a retry"},
+		{n.KeyOrder && (caps.BrokerDropsAfter > 0 || caps.Counting == driver.Flagged), "Needs.KeyOrder", "no order per key that holds over a crash: a copy that keeps the count loses the place"},
 		{n.Fencing && !caps.Fencing, "Needs.Fencing", "no exact count of deliveries"},
 		{n.Extend && !caps.Extend, "Needs.Extend", "leases that cannot be prolonged"},
 		{n.SettleConfirmed && !caps.SettleConfirmed, "Needs.SettleConfirmed", "acks without a confirmation"},

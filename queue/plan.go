@@ -131,14 +131,11 @@ func (c *Consumer) planDead(d *Delivery, r ruling, now time.Time) *op {
 }
 
 // stay gives a message back whose dead letter the broker refuses for good: it comes again after a while, at no cost, and
-// dies when it can. It returns false where a return in place would look like a crash.
-func (c *Consumer) stay(o *op) bool {
-	delay := c.cfg.Retry.delay(o.d.env.Attempts + 1)
-	if !c.inPlace(o.d, o.Verdict, delay) {
-		return false
-	}
-	o.copy, o.ret = nil, c.planReturn(o.d, o.Verdict, o.d.env.record, delay).ret
-	return true
+// dies when it can. Where a return in place would look like a crash, or be the one at which the broker drops it, it
+// stays as a copy.
+func (c *Consumer) stay(o *op) {
+	back := c.planReturn(o.d, o.Verdict, o.d.env.record, c.cfg.Retry.delay(o.d.env.Attempts+1))
+	o.Settlement, o.copy, o.ret = back.Settlement, back.copy, back.ret
 }
 
 // copyMessage is a copy of d with the envelope e, without a lane.

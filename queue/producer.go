@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/holdfast-queue/holdfast/queue/driver"
@@ -117,17 +118,18 @@ func (p *Producer) wave(ms []*Message, waiting []int, outcome driver.BatchError)
 		}
 		return waiting[:n], waiting[n:]
 	}
-	failed := map[string]bool{}
-	for i, m := range ms {
+	failed := map[string]int{} // the first of each key
+	for i, m := range slices.Backward(ms) {
 		if m.Key != "" && outcome[i] != nil {
-			failed[m.Key] = true
+			failed[m.Key] = i
 		}
 	}
 	taken := map[string]bool{}
 	for _, i := range waiting {
 		key := ms[i].Key
+		first, bad := failed[key]
 		switch {
-		case failed[key]:
+		case bad && first < i:
 			outcome[i] = ErrUnsent
 		case taken[key] || p.caps.MaxBatch > 0 && len(wave) == p.caps.MaxBatch:
 			rest = append(rest, i)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-queue/holdfast/queue/driver"
@@ -16,6 +17,10 @@ type run struct {
 	c       *Consumer
 	handler Handler
 	listed  chan struct{} // closed when the lanes are known that were there at the beginning
+	aborted <-chan struct{}
+
+	abandoned atomic.Int64 // handlers that run although their slots were freed
+	cut       atomic.Int64 // messages given back because the drain cut their handlers short
 }
 
 // receive is the loop: wait for a free slot, ask for as many messages as there are, start them.
@@ -23,6 +28,9 @@ func (r *run) receive(ctx context.Context) {
 	pause := backoff{first: 50 * time.Millisecond, top: 5 * time.Second}
 	for ctx.Err() == nil {
 		r.asked.Store(time.Now().UnixNano())
+		for _, d := range r.slots.tired(time.Now()) {
+			d.submit(ruling{verdict: VerdictRelease, delay: minRedelay}, func(error) {}) // a lost one is not sent
+		}
 		if j := r.slots.next(); j != nil {
 			r.start(j)
 			continue
@@ -66,9 +74,13 @@ func (r *run) ask(ctx context.Context) (err error, recalled bool) {
 	return err, recalled
 }
 
+// await returns after aloneWait at the latest, so that a suspect does not wait longer.
 func (r *run) await(ctx context.Context) {
+	timer := time.NewTimer(aloneWait)
+	defer timer.Stop()
 	select {
 	case <-r.slots.changed:
+	case <-timer.C:
 	case <-ctx.Done():
 	}
 }
@@ -121,17 +133,36 @@ func (r *run) execute(j *job) {
 		ctx, cancel = context.WithTimeoutCause(ctx, r.cfg.Timeout, ErrTimeout)
 	}
 	defer cancel()
+	if d.ctx.Err() != nil { // its lease was lost, or the drain came, before it began
+		r.ended(j, context.Cause(ctx), context.Cause(ctx))
+		return
+	}
 	call(r.cfg.Hooks.Started, d)
-	err := safely(ctx, r.handler, d)
-	call2(r.cfg.Hooks.Ended, d, err)
-	d.submit(judge(err, context.Cause(ctx)), func(error) {})
-	r.free(j)
+	err := errExited
+	defer func() { // also when the handler ends its goroutine
+		call2(r.cfg.Hooks.Ended, d, err)
+		r.ended(j, err, context.Cause(ctx))
+	}()
+	err = safely(ctx, r.handler, d)
 }
 
-func (r *run) free(j *job) {
+// ended sends the verdict of a handler that is done, and frees its slot.
+func (r *run) ended(j *job, err, cause error) {
+	said := judge(err, cause)
+	if errors.Is(cause, ErrDraining) && said.verdict == VerdictRelease {
+		r.cut.Add(1)
+	}
+	j.d.submit(said, func(error) {})
+	if !r.free(j) {
+		r.abandoned.Add(-1)
+	}
+}
+
+// free returns false if that was done before.
+func (r *run) free(j *job) bool {
 	ran, opened := r.slots.put(j.d)
 	if !ran {
-		return
+		return false
 	}
 	if j.charge != nil {
 		r.lanes.ended(j.charge, time.Since(j.began))
@@ -139,6 +170,7 @@ func (r *run) free(j *job) {
 	if opened { // the call under way left the tenant's lanes out
 		r.recall()
 	}
+	return true
 }
 
 func safely(ctx context.Context, h Handler, d *Delivery) (err error) {
@@ -156,7 +188,7 @@ func judge(err, cause error) ruling {
 		return ruling{verdict: VerdictAck}
 	}
 	var said *verdictError
-	if errors.As(err, &said) {
+	if errors.As(err, &said) && (said.verdict != VerdictRetry || !errors.Is(cause, ErrDraining)) {
 		return ruling{verdict: said.verdict, err: err, delay: said.delay, chosen: true}
 	}
 	if errors.Is(cause, ErrDraining) {
@@ -182,7 +214,9 @@ func (r *run) watchHandlers(ctx context.Context) {
 			call2(r.cfg.Hooks.Stuck, j.d, took)
 			if j.timeout {
 				r.c.keeper.lose(j.d, ErrStuck)
-				r.free(j)
+				if r.free(j) {
+					r.abandoned.Add(1)
+				}
 			}
 		}
 	}

@@ -110,6 +110,7 @@ func (s *settler) sendAcks(ctx context.Context, ops []*op) {
 	ds := make([]*driver.Delivery, len(ops))
 	for i, o := range ops {
 		ds[i] = o.d.in
+		o.d.ack()
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.c.callTimeout())
 	defer cancel()
@@ -182,7 +183,8 @@ func (s *settler) store(ctx context.Context, target string, ops []*op) {
 		case retryable(one) || driver.KindOf(one) == driver.NotFound:
 			s.c.trouble(o.Verdict.String(), one)
 			again = append(again, o)
-		case o.Dead != "" && s.c.stay(o):
+		case o.Dead != "":
+			s.c.stay(o)
 			o.fails = one
 			s.route(o)
 		default:
@@ -214,6 +216,7 @@ func (s *settler) conclude(ops []*op, err error) {
 			// Confirmed, but too late to know that nobody else had the message by then.
 			s.finish(o, o.d.lapsed(now))
 		case one == nil:
+			s.c.fine()
 			s.finish(o, nil)
 		case retryable(one):
 			s.c.trouble(o.Verdict.String(), one)

@@ -12,7 +12,9 @@ func (w *Worker) RunUntil(ctx context.Context, h Handler, signals ...os.Signal) 
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	got := make(chan os.Signal, 2)
-	signal.Notify(got, signals...)
+	if len(signals) > 0 { // none would mean every signal, of which the runtime sends some to itself
+		signal.Notify(got, signals...)
+	}
 	defer signal.Stop(got)
 	over := make(chan struct{})
 	watched := make(chan struct{})

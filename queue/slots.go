@@ -2,6 +2,7 @@ package queue
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"time"
 )
@@ -17,8 +18,18 @@ type slots struct {
 	running  map[*Delivery]*job
 	byKey    map[string]int
 	byTenant map[string]int
-	suspects []*Delivery // leased, to run alone when nothing else does
-	alone    bool        // a suspect is running
+	suspects []suspect // leased, to run alone when nothing else does
+	alone    bool      // a suspect is running
+}
+
+// aloneWait is how long a suspect waits at most for the worker to be empty: longer, and it had better wait in the queue,
+// where an idle worker finds it.
+const aloneWait = 30 * time.Second
+
+// suspect is a delivery that waits until it can run alone.
+type suspect struct {
+	d     *Delivery
+	since time.Time
 }
 
 // job is a running handler.
@@ -100,7 +111,7 @@ func (s *slots) take(d *Delivery) (*job, placing) {
 	case s.alone, d.RunAlone && len(s.suspects) > 0:
 		return nil, atBound
 	case d.RunAlone:
-		s.suspects = append(s.suspects, d)
+		s.suspects = append(s.suspects, suspect{d, time.Now()})
 		return nil, parked
 	default:
 		return s.occupy(d), placed
@@ -124,10 +135,26 @@ func (s *slots) next() *job {
 	if s.alone || len(s.running) > 0 || len(s.suspects) == 0 || s.paused {
 		return nil
 	}
-	d := s.suspects[0]
+	d := s.suspects[0].d
 	s.suspects = s.suspects[1:]
 	s.alone = true
 	return s.occupy(d)
+}
+
+// tired takes out the suspects that shall wait no longer: it has been too long, the worker is paused, or their leases
+// were lost while they waited.
+func (s *slots) tired(now time.Time) []*Delivery {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var gone []*Delivery
+	s.suspects = slices.DeleteFunc(s.suspects, func(w suspect) bool {
+		over := s.paused || w.d.ctx.Err() != nil || len(s.running) > 0 && now.Sub(w.since) >= aloneWait
+		if over {
+			gone = append(gone, w.d)
+		}
+		return over
+	})
+	return gone
 }
 
 // put frees d's slot. It returns false if that was done before. opened says that d's tenant was at its bound.
@@ -165,7 +192,10 @@ func (s *slots) count() int {
 func (s *slots) takeSuspects() []*Delivery {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ds := s.suspects
+	var ds []*Delivery
+	for _, w := range s.suspects {
+		ds = append(ds, w.d)
+	}
 	s.suspects = nil
 	return ds
 }

@@ -81,9 +81,8 @@ type Worker struct {
 	cfg     WorkerConfig
 	slots   *slots
 	lanes   *laneTable // nil: the worker takes from any lane
-	abort   chan struct{}
 
-	abortOnce sync.Once
+	abort     atomic.Pointer[context.CancelFunc] // of the present or last Run
 	busy      atomic.Bool
 	consumer  atomic.Pointer[Consumer]
 	asked     atomic.Int64 // when the loop last came round, unix nanoseconds
@@ -101,7 +100,7 @@ func NewWorker(b driver.Backend, queue string, cfg WorkerConfig) (*Worker, error
 	if err != nil {
 		return nil, &Error{Op: "new worker", Queue: queue, Err: err}
 	}
-	w := &Worker{backend: b, queue: queue, cfg: cfg, slots: newSlots(cfg.Limits), abort: make(chan struct{})}
+	w := &Worker{backend: b, queue: queue, cfg: cfg, slots: newSlots(cfg.Limits)}
 	if cfg.Lanes.used(b.Capabilities()) {
 		w.lanes = newLaneTable(cfg.Lanes)
 	}
@@ -126,7 +125,10 @@ func (w *Worker) Run(ctx context.Context, h Handler) error {
 	}
 	c.onPoke = w.slots.poke
 	w.consumer.Store(c)
-	r := &run{Worker: w, c: c, handler: h, listed: make(chan struct{})}
+	aborted, abort := context.WithCancel(context.WithoutCancel(ctx))
+	defer abort()
+	w.abort.Store(&abort)
+	r := &run{Worker: w, c: c, handler: h, listed: make(chan struct{}), aborted: aborted.Done()}
 	helpers, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	wg.Go(func() { r.watchHandlers(helpers) })
@@ -187,7 +189,11 @@ func (w *Worker) recall() {
 
 // Abort makes a draining Run return at once, without waiting for handlers: for a second signal. The leases of what runs
 // are left to run out.
-func (w *Worker) Abort() { w.abortOnce.Do(func() { close(w.abort) }) }
+func (w *Worker) Abort() {
+	if abort := w.abort.Load(); abort != nil {
+		(*abort)()
+	}
+}
 
 // Stats returns the counts of the present or last Run.
 func (w *Worker) Stats() Stats {

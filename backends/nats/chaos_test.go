@@ -65,7 +65,11 @@ func (l *ledger) ack(d *driver.Delivery, err error) {
 }
 
 func TestNothingIsLostInChaos(t *testing.T) {
-	const messages, workers, term = 600, 4, 1500 * time.Millisecond
+	const workers, term = 4, 1500 * time.Millisecond
+	messages := 600
+	if testing.Short() {
+		messages = 150
+	}
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	queue := queueName(t)

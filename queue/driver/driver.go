@@ -65,7 +65,9 @@ type Consumer interface {
 	Ack(ctx context.Context, ds []*Delivery) error
 	// Nack gives deliveries back: each becomes available again, to any consumer, not before its Delay. Where
 	// Capabilities.Carries is true, Return.State is stored with the message before it becomes available and comes
-	// with its next delivery. A Delay above Capabilities.Redelay.Max is refused with Invalid. Errors as for Ack.
+	// with its next delivery. A Delay above Capabilities.Redelay.Max is refused with Invalid. Errors as for Ack. A
+	// return whose outcome is unknown is sent again while the lease lasts, so a second Nack must not touch a message
+	// that somebody else holds by then: it is refused with LeaseLost.
 	Nack(ctx context.Context, rs []Return) error
 	// Extend asks for term more, counted from the send of the request, and returns the leases as they stand now,
 	// aligned with ds; it never writes into a Delivery. Where a broker fixes the term of a queue, the returned
