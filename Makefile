@@ -31,6 +31,7 @@ vet:
 
 unit: ## unit tests with the race detector
 	$(GO) test -race -skip '^TestConformance$$' ./...
+	$(GO) test -count=1 -run '^TestQ01' ./backends/memory -rapid.checks=1000
 
 conformance: ## the conformance suite: BACKEND="memory nats", TIER=smoke|fast|full
 	@mkdir -p $(dir $(SHEET)) && rm -f $(SHEET)

@@ -3,6 +3,7 @@ package conformance
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -101,15 +102,16 @@ func longJob(e *Env) {
 	e.Valid(history.Options{Drained: true, FaultFree: true})
 	e.once("its worker was alive")
 	if e.Caps.Extend {
-		n, worst := e.lateness(e.Lease)
-		e.Check(worst <= e.Lease/6, "an extension came %v after a third of the lease was over", worst)
-		e.Check(n >= 20, "only %d extensions in ten leases", n)
-		e.Note("extensions", "%d, the latest by %v", n, max(worst, 0).Round(time.Millisecond))
+		by := e.lateness(e.Lease)
+		median := by[len(by)/2] // a machine that stalls for a moment is late now and then
+		e.Check(median <= e.Lease/6, "extensions come %v after a third of the lease is over", median)
+		e.Check(len(by) >= 20, "only %d extensions in ten leases", len(by))
+		e.Note("extensions", "%d, the latest by %v", len(by), max(by[len(by)-1], 0).Round(time.Millisecond))
 	}
 }
 
-// lateness is how many extensions were confirmed, and by how much the latest of them missed a third of its lease.
-func (e *Env) lateness(lease time.Duration) (n int, worst time.Duration) {
+// lateness is by how much each extension missed a third of its lease until it was confirmed, sorted.
+func (e *Env) lateness(lease time.Duration) []time.Duration {
 	type held struct {
 		proc string
 		num  int64
@@ -118,14 +120,15 @@ func (e *Env) lateness(lease time.Duration) (n int, worst time.Duration) {
 	for _, ev := range e.Events(history.Deliver, "") {
 		last[held{ev.Proc, ev.Delivery}] = ev.T
 	}
-	worst = -lease
+	var by []time.Duration
 	for _, ev := range e.Events(history.Extend, "") {
 		k := held{ev.Proc, ev.Delivery}
-		worst = max(worst, time.Duration(ev.T-last[k])-lease/3)
+		by = append(by, time.Duration(ev.T-last[k])-lease/3)
 		last[k] = ev.T
-		n++
 	}
-	return n, worst
+	e.Check(len(by) > 0, "nothing was extended")
+	slices.Sort(by)
+	return by
 }
 
 // toldBeforeTheEnd makes the connection a hole twice: for so short that the lease survives, and for good.
@@ -219,8 +222,9 @@ func busyHandlers(e *Env) {
 	e.Drain([]*Worker{w}, late)
 	e.Valid(history.Options{Drained: true, FaultFree: true})
 	e.once("its worker was alive")
-	n, worst := e.lateness(lease)
-	e.Check(n >= 8, "only %d extensions of four messages in two leases", n)
+	by := e.lateness(lease)
+	worst := by[len(by)-1]
+	e.Check(len(by) >= 8, "only %d extensions of four messages in two leases", len(by))
 	e.Check(worst <= lease/6, "an extension came %v after a third of the lease was over", worst)
-	e.Note("extensions", "%d, the latest by %v", n, max(worst, 0).Round(time.Millisecond))
+	e.Note("extensions", "%d, the latest by %v", len(by), max(worst, 0).Round(time.Millisecond))
 }

@@ -156,9 +156,10 @@ func (e *Env) receivedFromAfar() {
 	e.Must(c.Ack(e.Ctx, ds), "ack")
 }
 
-// keptFromAfar: of the queue, which has to take the driver's word for the end.
+// keptFromAfar: of the queue, which has to take the driver's word for the end. It tries again what is not answered in a
+// third of the lease, so the broker is nearer here.
 func (e *Env) keptFromAfar() {
-	lag := e.Lease / 5
+	lag := e.Lease / 20
 	e.Publish(queue.Lanes{}, Job{ID: "kept"})
 	f := e.far()
 	hooks := e.Journaled("holder")

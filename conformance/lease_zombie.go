@@ -91,19 +91,13 @@ func (e *Env) zombieFrozen(round int) {
 	e.Await("the handlers run", late, e.hold(zombie, jobs))
 	zombie.Stop()
 	taker := e.Worker(Slots(n))
-	e.Await("the short messages are done elsewhere, the long ones are held", e.back()+late, func(t *history.Timeline) bool {
-		done := 0
+	e.Await("the short messages are settled elsewhere, the long ones are held", e.back()+late, func(t *history.Timeline) bool {
 		for i, j := range jobs {
-			for _, d := range t.Message(j.ID).Deliveries {
-				if d.Proc.Name != taker.Name || d.Attempt != 1 {
-					continue
-				}
-				if s := d.Settled(); i%2 == 1 || s != nil && s.Outcome == history.Confirmed {
-					done++
-				}
+			if !takenBy(t.Message(j.ID), taker.Name, i%2 == 0) {
+				return false
 			}
 		}
-		return done == n
+		return true
 	})
 	zombie.Cont()
 	e.Await("every message is done", 3*e.Lease+2*late, func(t *history.Timeline) bool { return allDone(t, jobs) && returned(t, zombie, n) })
@@ -161,6 +155,17 @@ func (e *Env) zombieCutOff(round int) {
 	}
 	e.Must(zombie.Close(e.Ctx), "close the zombie")
 	e.Must(taker.Close(e.Ctx), "close the taker")
+}
+
+// takenBy: the process has the message, or has settled it if that is asked for.
+func takenBy(m *history.Message, proc string, settled bool) bool {
+	for _, d := range m.Deliveries {
+		s := d.Settled()
+		if d.Proc.Name == proc && (!settled || s != nil && s.Outcome == history.Confirmed) {
+			return true
+		}
+	}
+	return false
 }
 
 // isReady: the worker receives.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/holdfast-queue/holdfast/conformance/history"
+	"github.com/holdfast-queue/holdfast/conformance/proxy"
 	"github.com/holdfast-queue/holdfast/internal/crew"
 	"github.com/holdfast-queue/holdfast/internal/workload"
 	"github.com/holdfast-queue/holdfast/queue"
@@ -83,14 +84,26 @@ func (e *Env) most(kind history.Kind, proc string, since int64) int {
 	return n
 }
 
-// settledVitals waits until a process has written how it is twice from now on, and returns a moment before the second
-// time.
-func (e *Env) settledVitals(proc string) (since int64) {
-	before := len(e.Events(crew.Goroutines, proc))
-	e.Await("the process says how it is", late, func(*history.Timeline) bool {
-		return len(e.Events(crew.Goroutines, proc)) >= before+2
+// settledVitals waits until processes have written how they are twice from now on, and returns a moment before the
+// second time of each.
+func (e *Env) settledVitals(procs ...string) (since int64) {
+	before := make([]int, len(procs))
+	for i, proc := range procs {
+		before[i] = len(e.Events(crew.Goroutines, proc))
+	}
+	e.Await("processes say how they are", late, func(*history.Timeline) bool {
+		for i, proc := range procs {
+			if len(e.Events(crew.Goroutines, proc)) < before[i]+2 {
+				return false
+			}
+		}
+		return true
 	})
-	return e.Events(crew.Goroutines, proc)[before+1].T
+	since = history.Never
+	for i, proc := range procs {
+		since = min(since, e.Events(crew.Goroutines, proc)[before[i]+1].T)
+	}
+	return since
 }
 
 // memoryOfBacklog fills the queue beside a worker of slow jobs.
@@ -243,42 +256,57 @@ func labelled(rule string) (n int, stacks string) {
 	return n, found.String()
 }
 
-// reconnects cuts the connection of a worker again and again.
+// reconnects cuts the connections of several workers again and again.
 func reconnects(e *Env) {
-	cuts := 100
+	workers, rounds := 7, 15
 	if e.Tier == Full {
-		cuts = 1000
+		workers, rounds = 8, 125
 	}
 	px := e.Proxy()
-	w := e.Worker(Through(px), Slots(2))
-	jobs := 0
-	work := func() {
-		jobs++
-		e.Publish(queue.Lanes{}, e.Jobs(1, 0, func(_ int, j *Job) { j.ID = fmt.Sprintf("job-%d", jobs) })...)
-		e.Await("a job is done after a reconnect", 2*late, finished(jobs))
+	ws := e.Workers(workers, Through(px))
+	for _, w := range ws {
+		e.Await("the worker is ready", late, e.isReady(w))
 	}
-	cut := func(n int) {
-		for range n {
-			dials := px.Dials()
-			px.Cut()
-			for over := time.Now().Add(late); px.Dials() == dials; e.Sleep(5 * time.Millisecond) {
-				e.Check(time.Now().Before(over), "no reconnect within %v", late)
-			}
-			e.Sleep(50 * time.Millisecond) // for the handshake: a connection that breaks in it is tried again ever later
-		}
-		work()
-	}
-	work()
-	cut(10)
-	since := e.settledVitals(w.Name)
-	goroutines, files := e.most(crew.Goroutines, w.Name, since), e.most(crew.Files, w.Name, since)
-	cut(cuts - 10)
-	since = e.settledVitals(w.Name)
-	moreGoroutines, moreFiles := e.most(crew.Goroutines, w.Name, since), e.most(crew.Files, w.Name, since)
-	e.Drain([]*Worker{w}, late)
+	e.cutAndWork(px, workers, 2)
+	before := e.vitals(ws)
+	e.cutAndWork(px, workers, rounds-2)
+	after := e.vitals(ws)
+	e.Drain(ws, late)
 	e.Valid(history.Options{Drained: true})
-	e.Note("after", "%d reconnects: %d goroutines, %d files", px.Dials()-1, moreGoroutines, moreFiles)
+	e.Note("after", "%d reconnects: %v goroutines and files", px.Dials()-int64(workers), after)
 	const play = 5 // what happens to be under way
-	e.Check(moreGoroutines <= goroutines+play, "%d goroutines, %d after %d reconnects more", goroutines, moreGoroutines, cuts-10)
-	e.Check(moreFiles <= files+play, "%d files, %d after %d reconnects more", files, moreFiles, cuts-10)
+	for i := range ws {
+		for k, what := range []string{"goroutines", "files"} {
+			e.Check(after[i][k] <= before[i][k]+play, "%d %s, %d after %d reconnects more", before[i][k], what, after[i][k], rounds-2)
+		}
+	}
+}
+
+// cutAndWork cuts the connections of n workers some times, and has a job done.
+func (e *Env) cutAndWork(px *proxy.Proxy, n, times int) {
+	for range times {
+		dials := px.Dials()
+		px.Cut()
+		for over := time.Now().Add(late); px.Dials() < dials+int64(n); e.Sleep(5 * time.Millisecond) {
+			e.Check(time.Now().Before(over), "not all workers connect again within %v", late)
+		}
+		e.Sleep(50 * time.Millisecond) // for the handshake: a connection that breaks in it is tried again ever later
+	}
+	done := len(acked(e.Timeline()))
+	e.Publish(queue.Lanes{}, e.Jobs(n, 0, func(i int, j *Job) { j.ID = fmt.Sprintf("job-%d", done+i) })...)
+	e.Await("jobs are done after a reconnect", 2*late, func(t *history.Timeline) bool { return len(acked(t)) == done+n })
+}
+
+// vitals are the goroutines and files of each worker.
+func (e *Env) vitals(ws []*Worker) [][2]int {
+	names := make([]string, len(ws))
+	for i, w := range ws {
+		names[i] = w.Name
+	}
+	since := e.settledVitals(names...)
+	all := make([][2]int, len(ws))
+	for i, name := range names {
+		all[i] = [2]int{e.most(crew.Goroutines, name, since), e.most(crew.Files, name, since)}
+	}
+	return all
 }

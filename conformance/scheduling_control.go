@@ -69,7 +69,7 @@ func (e *Env) gaugeAgrees(g driver.Gauger, when string, want truth) {
 		same := before == e.truth()
 		right := near(now.Ready, before.ready) && near(now.InFlight, before.running)
 		if before.oldest != history.Never && now.Oldest >= 0 {
-			right = right && max(now.Oldest-age, age-now.Oldest) <= max(age/10, time.Second)
+			right = right && max(now.Oldest-age, age-now.Oldest) <= age/10+time.Second/2
 		}
 		if same && right {
 			e.Check(before.ready == want.ready && before.running == want.running, "%s: %+v, expected %+v: the rule has shown nothing", when, before, want)
@@ -87,12 +87,15 @@ func gauge(e *Env) {
 	g := e.Open().(driver.Gauger)
 	run := max(e.Lease, 6*time.Second)
 	w := e.Worker(Slots(slots))
-	e.Publish(queue.Lanes{}, e.Jobs(n, unit, func(i int, j *Job) {
+	jobs := e.Jobs(n, unit, func(i int, j *Job) {
 		if i < slots {
 			j.Run = run
 		}
-	})...)
+	})
+	e.Publish(queue.Lanes{}, jobs[:slots]...)
 	e.Await("every slot is busy", late, atLeast(slots))
+	e.Sleep(run / 4) // so that the oldest is not the youngest
+	e.Publish(queue.Lanes{}, jobs[slots:]...)
 	e.gaugeAgrees(g, "backlog", truth{ready: n - slots, running: slots})
 	e.Await("the backlog is done", run+late, finished(n))
 	last := e.Jobs(slots, run, func(_ int, j *Job) { j.ID += "/last" })

@@ -11,7 +11,7 @@ import (
 )
 
 // laneTable shares a worker's slots among the lanes it knows: fair queueing by slot-seconds. It cannot see what waits in
-// a lane: that one is empty it learns when it asks and gets less than it asked for.
+// a lane: that one is empty it learns when it asks and gets nothing.
 //
 // The lane that has used the least goes first. Used is time that jobs did take, so that a wrong guess of how long a job
 // will take leaves no trace: what running jobs are still expected to take (pledged) counts only while it is decided who
@@ -120,14 +120,6 @@ func newAccount[K comparable](weights map[K]float64, who K, mean float64) accoun
 	return a
 }
 
-// position is where the account stands for the decision who is next.
-func (a *account) position(clock float64) float64 {
-	if a.away {
-		return max(a.used, clock) + a.pledged
-	}
-	return a.used + a.pledged
-}
-
 // compete says whether the account competes from now on.
 func (a *account) compete(does bool, clock float64) {
 	if does && a.away {
@@ -180,21 +172,21 @@ func (t *laneTable) settleUp(now time.Time) {
 	}
 }
 
-// answered notes what a demand found. Its lanes were asked in order, until it was met.
+// answered notes what a demand found. Its lanes were asked in order, and an answer may hold fewer messages than there
+// are: it says of lanes before the last one in it that they have none if they gave none, and of all if it is empty.
 func (t *laneTable) answered(w driver.Want, ds []*driver.Delivery) {
-	got := make(map[string]int, len(ds))
+	got := make(map[string]bool, len(ds))
 	for _, d := range ds {
-		got[d.Lane]++
+		got[d.Lane] = true
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	left := w.Max
-	for _, asked := range w.Lanes {
-		if left <= 0 {
-			return
+	for left, i := len(got), 0; i < len(w.Lanes) && (left > 0 || len(ds) == 0); i++ {
+		name := w.Lanes[i].Lane
+		t.lanes[name].empty = !got[name]
+		if got[name] {
+			left--
 		}
-		t.lanes[asked.Lane].empty = got[asked.Lane] < min(asked.Max, left)
-		left -= got[asked.Lane]
 	}
 }
 
@@ -256,10 +248,10 @@ func (t *laneTable) wind() {
 // each time as if the job were charged already.
 func (t *laneTable) share(free int) {
 	for _, l := range t.levels {
-		l.stand = l.position(t.clock)
+		l.stand = l.used + l.pledged
 	}
 	for _, e := range t.order {
-		e.stand, e.won = e.position(e.level.clock), 0
+		e.stand, e.won = e.used+e.pledged, 0
 	}
 	slices.SortFunc(t.order, t.before)
 	var rivals []*laneEntry

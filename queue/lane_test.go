@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -380,6 +381,12 @@ func TestPriorityShares(t *testing.T) {
 	require.InEpsilon(t, 0.75, s["p9/ta"], 0.05, "%v", s)
 	require.InEpsilon(t, 0.125, s["ta"], 0.1, "%v", s)
 	require.InEpsilon(t, 0.125, s["tb"], 0.1, "%v", s)
+
+	f = newFloor(8, Lanes{Priorities: true, PriorityShares: map[int]float64{9: 3}})
+	f.put("", 100, time.Hour)
+	f.put("p9", 100, time.Hour)
+	f.fill()
+	require.Equal(t, 2, len(f.starts)-strings.Count(strings.Join(f.starts, ""), "p9"), "several slots at once: %v", f.starts)
 
 	f = newFloor(4, Lanes{Priorities: true, PriorityShares: map[int]float64{9: 3}})
 	f.put("", 100_000, time.Minute)

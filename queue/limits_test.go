@@ -356,10 +356,33 @@ func TestSeveralLanesOfATenantShareItsCap(t *testing.T) {
 		}
 		g := newGauge()
 		w := b.work(queue.WorkerConfig{Limits: queue.Limits{Concurrency: 8, PerTenant: 3}, Lanes: lanes}, g.handler(time.Minute, byTenant))
-		time.Sleep(14*time.Minute + 10*time.Second)
+		time.Sleep(13*time.Minute + 5*time.Second)
 		require.Equal(t, 3, g.read(g.peak, "a"))
 		require.Equal(t, 40, g.read(g.runs, "a"), "none waited though there was room")
+		time.Sleep(time.Minute)
 		require.LessOrEqual(t, w.Stats().Released, int64(4), "leased beyond the cap at most when a lane turns out to have something")
+		require.NoError(t, w.end())
+	})
+}
+
+// A broker that gives one message at a time does not say with it that the other lanes are empty.
+func TestWeightsHoldThoughFewerComeThanWereAskedFor(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBench(t, memory.Config{MaxReceive: 1})
+		lanes := queue.Lanes{Tenants: true, Weights: map[string]float64{"c": 4, "b": 2}}
+		for who, n := range map[string]int{"a": 300, "b": 600, "c": 1200} {
+			b.publishTo(tenantLanes, many(n, ofTenant(who))...)
+		}
+		g := newGauge()
+		w := b.work(queue.WorkerConfig{Limits: queue.Limits{Concurrency: 8}, Lanes: lanes}, func(ctx context.Context, d *queue.Delivery) error {
+			g.enter(d.Tenant)
+			defer g.leave(d.Tenant)
+			return work(ctx, time.Second) // all slots come free at once
+		})
+		time.Sleep(150 * time.Second)
+		total := float64(g.read(g.runs, "a") + g.read(g.runs, "b") + g.read(g.runs, "c"))
+		require.InEpsilon(t, 1.0/7, float64(g.read(g.runs, "a"))/total, 0.1, "%v", g.runs)
+		require.InEpsilon(t, 4.0/7, float64(g.read(g.runs, "c"))/total, 0.1, "%v", g.runs)
 		require.NoError(t, w.end())
 	})
 }

@@ -120,7 +120,10 @@ func (w *Worker) Run(ctx context.Context, h Handler) error {
 	}
 	defer w.busy.Store(false)
 	c, err := w.open(ctx)
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		return nil // told to end before it had begun: drained
+	case err != nil:
 		return err
 	}
 	c.onPoke = w.slots.poke

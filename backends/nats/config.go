@@ -144,6 +144,7 @@ type dialer struct {
 	timeout time.Duration
 
 	mu      sync.Mutex
+	last    net.Conn        // the one that Dial returned last
 	ctx     context.Context // of Open, then of the backend's life
 	opening bool
 	release []func() bool
@@ -152,8 +153,11 @@ type dialer struct {
 // Dial implements nats.CustomDialer.
 func (d *dialer) Dial(network, addr string) (net.Conn, error) {
 	d.mu.Lock()
-	parent := d.ctx
+	parent, last := d.ctx, d.last
 	d.mu.Unlock()
+	if last != nil { // nats.go uses one at a time, and forgets to close one that broke in the handshake of a reconnect
+		_ = last.Close()
+	}
 	ctx, cancel := context.WithTimeout(parent, d.timeout)
 	defer cancel()
 	conn, err := d.dial(ctx, network, addr)
@@ -162,6 +166,7 @@ func (d *dialer) Dial(network, addr string) (net.Conn, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.last = conn
 	if d.opening {
 		d.release = append(d.release, context.AfterFunc(parent, func() { _ = conn.Close() }))
 	}

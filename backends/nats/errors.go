@@ -98,6 +98,7 @@ const (
 	codeNoResources     jetstream.ErrorCode = 10023
 	codeNoMemory        jetstream.ErrorCode = 10028
 	codeNoStorage       jetstream.ErrorCode = 10047
+	codeCreateFailed    jetstream.ErrorCode = 10049 // such as while an earlier stream of the name is still being removed
 	codeStoreFailed     jetstream.ErrorCode = 10077 // the stream's own limits
 	codeHeaderTooLarge  jetstream.ErrorCode = 10097
 	codeLaneHasConsumer jetstream.ErrorCode = 10100 // a work queue's subject can have one consumer
@@ -116,6 +117,8 @@ func apiKind(e *jetstream.APIError) driver.Kind {
 	case codeAccountLimits, codeNoResources, codeNoMemory, codeNoStorage, codeStoreFailed, codeTooManyRequests,
 		jetstream.JSErrCodeMaximumConsumersLimit:
 		return driver.Throttled
+	case codeCreateFailed:
+		return driver.Unavailable
 	case jetstream.JSErrCodeJetStreamNotEnabled, jetstream.JSErrCodeJetStreamNotEnabledForAccount:
 		return driver.Invalid
 	}
@@ -151,7 +154,7 @@ func isAPIError(err error, codes ...jetstream.ErrorCode) bool {
 // harmless makes the loss of a request that can be sent again at will no more than a broker that is away.
 func harmless(err error) error {
 	var lost *lostError
-	if !errors.As(err, &lost) {
+	if !errors.As(err, &lost) || driver.KindOf(err) != driver.Unknown {
 		return err
 	}
 	return &driver.Error{Kind: driver.Unavailable, Err: err}

@@ -28,13 +28,23 @@ func (b *Backend) DeleteQueue(ctx context.Context, queue string) error {
 	if err != nil {
 		return fail(op, err)
 	}
-	// The states first: without messages they would be found by nobody.
-	err = b.api(ctx, callAdmin, "STREAM.DELETE."+n.states, nil, nil)
-	if err != nil && !isAPIError(err, jetstream.JSErrCodeStreamNotFound) {
+	// nats-server 2.15 moves a deleted stream's directory aside and removes it later. A second deletion of the same name
+	// within that time leaves its directory in place, and the next stream of the name would find the messages again.
+	if err := b.api(ctx, callAdmin, "STREAM.PURGE."+n.stream, nil, nil); err != nil && !isGone(err) {
 		return fail(op, err)
 	}
-	return fail(op, b.api(ctx, callAdmin, "STREAM.DELETE."+n.stream, nil, nil))
+	err = b.api(ctx, callAdmin, "STREAM.DELETE."+n.stream, nil, nil)
+	if err != nil && !isGone(err) {
+		return fail(op, err)
+	}
+	// The states go also if they are all that is left of a queue.
+	if err := b.api(ctx, callAdmin, "STREAM.DELETE."+n.states, nil, nil); err != nil && !isGone(err) {
+		return fail(op, err)
+	}
+	return fail(op, err)
 }
+
+func isGone(err error) bool { return isAPIError(err, jetstream.JSErrCodeStreamNotFound) }
 
 // PurgeQueue implements driver.Admin. Delayed messages go too.
 func (b *Backend) PurgeQueue(ctx context.Context, queue string) error {
@@ -46,11 +56,10 @@ func (b *Backend) PurgeQueue(ctx context.Context, queue string) error {
 	if err := b.api(ctx, callAdmin, "STREAM.PURGE."+n.stream, nil, nil); err != nil {
 		return fail(op, err)
 	}
-	err = b.api(ctx, callAdmin, "STREAM.PURGE."+n.states, nil, nil)
-	if isAPIError(err, jetstream.JSErrCodeStreamNotFound) {
-		err = nil
+	if err := b.api(ctx, callAdmin, "STREAM.PURGE."+n.states, nil, nil); err != nil && !isGone(err) {
+		return fail(op, err)
 	}
-	return fail(op, err)
+	return nil
 }
 
 // Gauge implements driver.Gauger. Messages that wait for their time, delayed or returned with a delay, count as in

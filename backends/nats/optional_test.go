@@ -42,6 +42,28 @@ func TestGauge(t *testing.T) {
 	require.ErrorIs(t, b.PurgeQueue(testContext(t), queue+"-no"), driver.NotFound)
 }
 
+// The server needs a while to remove what was deleted, and may not have done so when the name is used again.
+func TestDeletedMessagesStayAway(t *testing.T) {
+	b := openBackend(t, Config{})
+	queue := queueName(t)
+	for i := range 30 {
+		var p driver.Producer
+		eventually(t, func() error {
+			var err error
+			p, err = b.OpenProducer(testContext(t), queue)
+			if err != nil {
+				require.ErrorIs(t, err, driver.Unavailable)
+			}
+			return err
+		})
+		ms, err := b.Peek(testContext(t), queue, 10)
+		require.NoError(t, err)
+		require.Empty(t, ms, "round %d", i)
+		publish(t, p, text("x"), text("y"))
+		require.NoError(t, b.DeleteQueue(testContext(t), queue))
+	}
+}
+
 func TestPeek(t *testing.T) {
 	b := openBackend(t, Config{})
 	queue := queueName(t)

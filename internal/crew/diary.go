@@ -49,6 +49,7 @@ func (j *diary) hooks() queue.Hooks {
 	return queue.Hooks{
 		Received: j.received,
 		Started: func(d *queue.Delivery) {
+			j.handlers.Add(1) // before anybody can know of it
 			e := j.about(d, history.Start)
 			e.Attempt, e.Ignores = d.Attempt, ignores(d)
 			j.note(e)

@@ -18,7 +18,6 @@ var (
 
 // handle does what a message's body says.
 func (j *diary) handle(ctx context.Context, d *queue.Delivery) error {
-	j.handlers.Add(1)
 	defer j.handlers.Done()
 	o, err := workload.DecodeOrder(d.Body)
 	if err != nil {
