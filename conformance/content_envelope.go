@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -20,10 +21,26 @@ func (e *Env) plainProducer() driver.Producer {
 	return p
 }
 
+// publishPlain publishes messages with the driver, as many in a call as it takes, and returns an outcome for each.
+func (e *Env) publishPlain(ms []*driver.Message) driver.BatchError {
+	p := e.plainProducer()
+	n := len(ms)
+	if e.Caps.MaxBatch > 0 {
+		n = min(n, e.Caps.MaxBatch)
+	}
+	var all driver.BatchError
+	for batch := range slices.Chunk(ms, n) {
+		err := p.Publish(e.Ctx, batch)
+		for i := range batch {
+			all = append(all, driver.Outcome(err, i))
+		}
+	}
+	return all
+}
+
 // sizeLimit looks at both layers: the driver takes what its capabilities say, the queue what it can also dead-letter.
 func sizeLimit(e *Env) {
 	most := e.Caps.MaxBytes
-	p := e.plainProducer()
 	sized := func(n int, fill byte, h map[string]string) *driver.Message {
 		return &driver.Message{Header: h, Body: bytes.Repeat([]byte{fill}, n)}
 	}
@@ -32,10 +49,10 @@ func sizeLimit(e *Env) {
 		sized(most-1, 'a', nil), sized(1, 'b', nil), sized(most, 'c', nil), sized(most+1, 'd', nil), sized(2, 'e', nil),
 		sized(most-len("name")-len(header["name"]), 'f', header), sized(most+1-len("name")-len(header["name"]), 'g', header),
 	}
-	err := p.Publish(e.Ctx, ms)
+	outcomes := e.publishPlain(ms)
 	kept := map[byte]*driver.Message{}
 	for i, m := range ms {
-		one := driver.Outcome(err, i)
+		one := outcomes[i]
 		size := len(m.Body) + len(m.Header)*(len("name")+len(header["name"]))
 		if size > most {
 			e.Check(driver.KindOf(one) == driver.TooLarge, "%d bytes where %d are allowed: %v", size, most, one)
@@ -137,7 +154,7 @@ func unreadableEnvelope(e *Env) {
 		seen[d.ID] = d
 		return nil
 	})
-	e.Must(e.plainProducer().Publish(e.Ctx, ms), "publish")
+	e.Must(e.publishPlain(ms).OrNil(), "publish")
 	e.Must(e.Producer(queue.ProducerConfig{}).Publish(e.Ctx, &queue.Message{ID: "ours"}), "publish")
 	e.Await("every message is settled", late, func(*history.Timeline) bool {
 		s := w.Stats()

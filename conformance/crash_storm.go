@@ -105,7 +105,7 @@ func jobThatKills(e *Env) {
 	e.Check(len(m.Deaths) == 1 && m.Deaths[0].Reason == string(queue.ReasonCrashes), "the killer's deaths: %+v", m.Deaths)
 	e.checkAlone(starts[len(starts)-1])
 	e.checkFlow(starts)
-	e.inspectDead(killer.ID, crashes)
+	e.inspectDead(killer.ID)
 }
 
 // checkAlone: nothing ran beside r in its process.
@@ -132,7 +132,7 @@ func (e *Env) checkFlow(starts []*history.Run) {
 }
 
 // inspectDead reads the dead letter of a message.
-func (e *Env) inspectDead(id string, crashes int) {
+func (e *Env) inspectDead(id string) {
 	c := e.Consumer(e.Queue+".dead", queue.ConsumerConfig{})
 	d := e.Receive(c, 1, late)[0]
 	e.Check(d.ID == id && d.Dead != nil, "the dead letter is %s, %+v", d.ID, d.Dead)

@@ -16,30 +16,8 @@ func queueDeleted(e *Env) {
 	backend := e.Open()
 	admin := e.Open().(driver.Admin)
 	p := e.Producer(queue.ProducerConfig{})
-	var mu sync.Mutex
-	var failed, unsettled error
-	hooks := e.Journaled("worker")
-	hooks.Failed = func(op string, err error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if op == "receive" && errors.Is(err, queue.ErrNotFound) {
-			failed = err
-		}
-	}
-	gone := func(err error) {
-		mu.Lock()
-		defer mu.Unlock()
-		unsettled = errors.Join(unsettled, err)
-	}
-	settled, lost := hooks.Settled, hooks.LeaseLost
-	hooks.Settled = func(d *queue.Delivery, s queue.Settlement, err error) {
-		settled(d, s, err)
-		gone(err)
-	}
-	hooks.LeaseLost = func(d *queue.Delivery, cause error) {
-		lost(d, cause)
-		gone(cause)
-	}
+	watch := &endings{}
+	hooks := watch.hooks(e.Journaled("worker"))
 	started, finish := make(chan string, 3), make(chan struct{})
 	w := e.Handle(backend, queue.WorkerConfig{Limits: queue.Limits{Concurrency: 2}, Hooks: hooks, Grace: time.Second},
 		func(ctx context.Context, d *queue.Delivery) error {
@@ -60,16 +38,10 @@ func queueDeleted(e *Env) {
 	err := p.Publish(e.Ctx, &queue.Message{Body: []byte("{}")})
 	e.Check(errors.Is(err, queue.ErrNotFound), "publishing to a queue that was deleted: %v", err)
 	e.Await("the worker says that its queue is not found", late, func(*history.Timeline) bool {
-		mu.Lock()
-		defer mu.Unlock()
-		return failed != nil && errors.Is(w.Health(), queue.ErrNotFound)
+		return watch.notFound() && errors.Is(w.Health(), queue.ErrNotFound)
 	})
 	close(finish)
-	e.Await("the job in work learns that its message is gone", e.Lease+late, func(*history.Timeline) bool {
-		mu.Lock()
-		defer mu.Unlock()
-		return unsettled != nil
-	})
+	e.Await("the job in work learns that its message is gone", e.Lease+late, func(*history.Timeline) bool { return watch.gone() })
 
 	e.Must(admin.CreateQueue(e.Ctx, e.Queue), "make the queue again")
 	e.heal("the queue is there")
@@ -81,6 +53,45 @@ func queueDeleted(e *Env) {
 	v := e.Judge(history.Options{})
 	e.Check(v.Overlaps+v.FatalOverruns+v.Unexpected == 0, "the history is not valid: %v", v.InvalidReasons)
 }
+
+// endings notes what a worker hears of a queue that is gone.
+type endings struct {
+	mu              sync.Mutex
+	failed, verdict error
+}
+
+// hooks adds the notes to other hooks.
+func (n *endings) hooks(h queue.Hooks) queue.Hooks {
+	settled, lost := h.Settled, h.LeaseLost
+	h.Failed = func(op string, err error) {
+		if op == "receive" && errors.Is(err, queue.ErrNotFound) {
+			n.note(&n.failed, err)
+		}
+	}
+	h.Settled = func(d *queue.Delivery, s queue.Settlement, err error) {
+		settled(d, s, err)
+		n.note(&n.verdict, err)
+	}
+	h.LeaseLost = func(d *queue.Delivery, cause error) {
+		lost(d, cause)
+		n.note(&n.verdict, cause)
+	}
+	return h
+}
+
+func (n *endings) note(to *error, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err != nil {
+		*to = err
+	}
+}
+
+// notFound: a receive said that there is no such queue.
+func (n *endings) notFound() bool { n.mu.Lock(); defer n.mu.Unlock(); return n.failed != nil }
+
+// gone: a verdict failed, or a lease was lost.
+func (n *endings) gone() bool { n.mu.Lock(); defer n.mu.Unlock(); return n.verdict != nil }
 
 // next checks that the next message on started is id.
 func (e *Env) next(started <-chan string, id string, within time.Duration) {

@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"time"
 
@@ -261,8 +262,30 @@ func noHoarding(e *Env) {
 	}
 	e.Await("the messages are done", long+late, finished(len(jobs)))
 	e.Drain(ws, late)
+	if e.Caps.Lanes {
+		e.oneOfMany(len(jobs))
+	}
 	e.Valid(history.Options{Drained: true, FaultFree: true})
 	e.leasesFit(slots)
+}
+
+// oneOfMany has one slot face the lanes of many tenants, after done messages of other tests.
+func (e *Env) oneOfMany(done int) {
+	const tenants = 150
+	lanes := queue.Lanes{Tenants: true}
+	jobs := e.Jobs(tenants, unit/5, func(i int, j *Job) { j.ID += "/lane"; j.Tenant = fmt.Sprint("tenant", i) })
+	e.Publish(lanes, jobs...)
+	w := e.Worker(laned(lanes))
+	e.Await("the tenants' messages are done", tenants*unit/2+late, finished(done+tenants))
+	e.Drain([]*Worker{w}, late)
+	for _, p := range e.Timeline().Processes {
+		if p.Name != w.Name {
+			continue
+		}
+		for i, r := range p.Runs[1:] {
+			e.Check(r.Delivery.At >= p.Runs[i].To, "one slot and %d lanes: message %s was leased while another one ran", tenants, r.Delivery.Msg.ID)
+		}
+	}
 }
 
 // leasesFit checks that no process ever held more messages than it had slots, those just about to start included, and

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -22,22 +23,27 @@ func fairByLanes(c driver.Capabilities) string {
 
 // lanesDenied asks a backend without lanes for every kind of them.
 func lanesDenied(e *Env) {
-	b := e.Open()
-	for _, l := range []queue.Lanes{{Tenants: true}, {Priorities: true, PriorityShares: map[int]float64{1: 1}}, {Tenants: true, Priorities: true}} {
-		_, worker := queue.NewWorker(b, e.Queue, queue.WorkerConfig{Lanes: l})
-		_, consumer := queue.NewConsumer(e.Ctx, b, e.Queue, queue.ConsumerConfig{Lanes: l})
-		_, producer := queue.NewProducer(e.Ctx, b, e.Queue, queue.ProducerConfig{Lanes: l})
-		e.unsupported(fmt.Sprintf("lanes %+v", l), worker, consumer, producer)
-	}
-	_, need := queue.NewWorker(b, e.Queue, queue.WorkerConfig{Needs: queue.Needs{Lanes: true}})
-	e.unsupported("Needs.Lanes", need)
+	e.refusesAll("lanes of tenants", queue.Lanes{Tenants: true}, queue.Needs{})
+	e.refusesAll("lanes of tenants and priorities", queue.Lanes{Tenants: true, Priorities: true}, queue.Needs{})
+	e.refusesAll("shares of priorities", queue.Lanes{Priorities: true, PriorityShares: map[int]float64{1: 1}}, queue.Needs{})
+	e.refusesAll("Needs.Lanes", queue.Lanes{}, queue.Needs{Lanes: true})
 }
 
-// unsupported checks that all are errors that say what the broker lacks.
-func (e *Env) unsupported(what string, errs ...error) {
-	for _, err := range errs {
-		var refused *queue.UnsupportedError
-		e.Check(errors.As(err, &refused), "the broker has no %s, and that was not refused: %v", what, err)
+// refusesAll checks that everything that can be made for a queue is refused with an error that says what the broker lacks.
+func (e *Env) refusesAll(what string, lanes queue.Lanes, needs queue.Needs) {
+	b := e.Open()
+	_, worker := queue.NewWorker(b, e.Queue, queue.WorkerConfig{Lanes: lanes, Needs: needs, Logger: e.log})
+	c, consumer := queue.NewConsumer(e.Ctx, b, e.Queue, queue.ConsumerConfig{Lanes: lanes, Needs: needs, Logger: e.log})
+	if consumer == nil {
+		e.Cleanup(func() error { return c.Close(context.WithoutCancel(e.Ctx)) })
+	}
+	p, producer := queue.NewProducer(e.Ctx, b, e.Queue, queue.ProducerConfig{Lanes: lanes, Needs: needs, Logger: e.log})
+	if producer == nil {
+		e.Cleanup(func() error { return p.Close(context.WithoutCancel(e.Ctx)) })
+	}
+	for who, err := range map[string]error{"worker": worker, "consumer": consumer, "producer": producer} {
+		var unsupported *queue.UnsupportedError
+		e.Check(errors.As(err, &unsupported), "the broker has no %s, and a %s that asked for it was not refused: %v", what, who, err)
 	}
 }
 
@@ -177,7 +183,7 @@ func (e *Env) within(shares map[string]float64, who string, want float64) {
 func weights(e *Env) {
 	run := 100
 	if e.Tier == Full {
-		run = 500
+		run = 300
 	}
 	weight := map[string]float64{"one": 1, "two": 2, "four": 4}
 	lanes := queue.Lanes{Tenants: true, Weights: weight}

@@ -12,11 +12,7 @@ import (
 
 // keyOrderDenied asks for an order that the broker cannot keep.
 func keyOrderDenied(e *Env) {
-	b, needs := e.Open(), queue.Needs{KeyOrder: true}
-	_, worker := queue.NewWorker(b, e.Queue, queue.WorkerConfig{Needs: needs})
-	_, consumer := queue.NewConsumer(e.Ctx, b, e.Queue, queue.ConsumerConfig{Needs: needs})
-	_, producer := queue.NewProducer(e.Ctx, b, e.Queue, queue.ProducerConfig{Needs: needs})
-	e.unsupported("order per key", worker, consumer, producer)
+	e.refusesAll("order per key", queue.Lanes{}, queue.Needs{KeyOrder: true})
 }
 
 // keyOrder lets messages of several keys take any time, and some fail at first: the next of their key waits for them.

@@ -68,10 +68,15 @@ func (c *Consumer) sift(d *Delivery, damage error) (ruling, bool) {
 		return ruling{verdict: VerdictReject, reason: ReasonCrashes, err: err}, true
 	}
 	flagged := c.caps.Counting == driver.Flagged && c.unended(d.in, d.env.record) > 0
-	if flagged || c.nearDrop(d) {
+	if (flagged || c.nearDrop(d)) && c.copyFits(d) {
 		return ruling{verdict: VerdictRecount}, true
 	}
 	return ruling{}, false
+}
+
+// copyFits: a foreign message may fill the broker's limit. Rather uncounted than never.
+func (c *Consumer) copyFits(d *Delivery) bool {
+	return c.caps.MaxBytes == 0 || size(c.planCopy(d, VerdictRecount, d.env.record, 0).copy) <= c.caps.MaxBytes
 }
 
 // nearDrop: the broker itself may soon drop the message for having been handed over too often.

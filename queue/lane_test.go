@@ -207,6 +207,19 @@ func TestFreeSlotsAreSpreadOverTenants(t *testing.T) {
 	require.Equal(t, 4, f.of("y"), "%v", f.starts)
 }
 
+// Slots that come free one after the other, with no time in between to charge anybody, are spread all the same.
+func TestWhatRunsCountsBeforeItHasTakenTime(t *testing.T) {
+	f := newFloor(0, Lanes{Tenants: true, Priorities: true, PriorityShares: map[int]float64{9: 3}})
+	for _, lane := range []string{"ta", "tb", "p9/ta", "p9/tb", "p9/tc"} {
+		f.put(lane, 100, time.Hour)
+	}
+	for f.slots < 8 {
+		f.slots++
+		f.fill()
+	}
+	require.ElementsMatch(t, []string{"ta", "tb", "p9/ta", "p9/ta", "p9/tb", "p9/tb", "p9/tc", "p9/tc"}, f.starts)
+}
+
 func TestWeightsHoldOverALongSaturatedRun(t *testing.T) {
 	l := Lanes{Tenants: true, Weights: map[string]float64{"b": 2, "c": 4}}
 	jobs := map[string]func(r *rand.Rand) time.Duration{

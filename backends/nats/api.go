@@ -278,13 +278,13 @@ func (b *Backend) missing(ctx context.Context, stream string) (*streamInfo, erro
 	return info, err
 }
 
-// atLeast compares versions of the form major.minor.patch; what follows the minor number does not count.
-func atLeast(version string, major, minor int) bool {
+// atLeast2 tells whether a version of the form major.minor.patch is 2.minor or newer.
+func atLeast2(minor int, version string) bool {
 	var a, b int
 	if n, _ := fmt.Sscanf(strings.TrimPrefix(version, "v"), "%d.%d", &a, &b); n != 2 {
 		return false
 	}
-	return a > major || a == major && b >= minor
+	return a > 2 || a == 2 && b >= minor
 }
 
 var errOldServer = errors.New("needs nats-server 2.10 or newer")

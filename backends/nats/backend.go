@@ -119,7 +119,7 @@ func (b *Backend) connect(ctx context.Context) error {
 // inspect learns what the server can do.
 func (b *Backend) inspect(ctx context.Context) error {
 	version := b.conn.ConnectedServerVersion()
-	if !atLeast(version, 2, 10) {
+	if !atLeast2(10, version) {
 		return invalid("", fmt.Errorf("server %s: %w", version, errOldServer))
 	}
 	if err := b.api(ctx, callInfo, "INFO", nil, nil); err != nil {
@@ -128,7 +128,7 @@ func (b *Backend) inspect(ctx context.Context) error {
 		}
 		return err
 	}
-	b.schedules = atLeast(version, 2, 12)
+	b.schedules = atLeast2(12, version)
 	b.payload = b.conn.MaxPayload()
 	b.caps = driver.Capabilities{
 		Name:            "NATS JetStream",

@@ -187,7 +187,7 @@ func hostsOf(urls string) string {
 func causeOf(ctx context.Context) error {
 	err, cause := ctx.Err(), context.Cause(ctx)
 	switch {
-	case cause == nil, cause == err:
+	case cause == nil, cause == err: //nolint:errorlint // the very same error adds nothing
 		return err
 	case errors.Is(cause, driver.Closed):
 		return driver.Closed

@@ -3,7 +3,6 @@ package nats
 import (
 	"context"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 
@@ -167,6 +166,7 @@ func (r *lanes) demands(w driver.Want) ([]demand, error) {
 	}
 	before := r.count()
 	all := make([]demand, 0, len(w.Lanes))
+	listed := make(map[*lane]bool, len(w.Lanes))
 	for _, lw := range w.Lanes {
 		l, err := r.get(lw.Lane)
 		if err != nil {
@@ -176,7 +176,8 @@ func (r *lanes) demands(w driver.Want) ([]demand, error) {
 		if lw.Max > 0 {
 			most = min(most, lw.Max)
 		}
-		if !slices.ContainsFunc(all, func(d demand) bool { return d.lane == l }) {
+		if !listed[l] {
+			listed[l] = true
 			all = append(all, demand{l, most})
 		}
 	}

@@ -98,10 +98,10 @@ func TestCapabilities(t *testing.T) {
 		Delay: driver.Delaying{By: driver.Native}, Redelay: driver.Delaying{By: driver.Native},
 		Counting: driver.Counted, MaxBytes: 8<<20 - 8<<10, Dedup: 2 * time.Minute,
 	}, caps)
-	require.True(t, atLeast("2.12.0-beta", 2, 12))
-	require.True(t, atLeast("v3.0", 2, 12))
-	require.False(t, atLeast("2.9.25", 2, 10))
-	require.False(t, atLeast("", 2, 10))
+	require.True(t, atLeast2(12, "2.12.0-beta"))
+	require.True(t, atLeast2(12, "v3.0"))
+	require.False(t, atLeast2(10, "2.9.25"))
+	require.False(t, atLeast2(10, ""))
 }
 
 func TestDelayIsRefusedByOldServers(t *testing.T) {

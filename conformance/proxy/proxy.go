@@ -222,8 +222,8 @@ func (p *Proxy) forward(to io.Writer, piece []byte, up bool) bool {
 			<-change
 			continue
 		}
-		if f.Latency > 0 {
-			<-time.After(f.Latency)
+		if held := f.delay(); held > 0 {
+			<-time.After(held)
 		}
 		_, err := to.Write(piece)
 		return err == nil && !cut

@@ -26,7 +26,7 @@ func (j *diary) handle(ctx context.Context, d *queue.Delivery) error {
 	if o.Do == workload.Release && d.Releases < o.Times {
 		return queue.Release(errGiveBack)
 	}
-	if err := j.spend(ctx, d, o); err != nil {
+	if err := j.spend(ctx, o); err != nil {
 		return err
 	}
 	j.note(j.about(d, history.SideEffect))
@@ -46,7 +46,7 @@ func (j *diary) handle(ctx context.Context, d *queue.Delivery) error {
 }
 
 // spend takes the order's run time the way it says.
-func (j *diary) spend(ctx context.Context, d *queue.Delivery, o workload.Order) error {
+func (j *diary) spend(ctx context.Context, o workload.Order) error {
 	if j.fail == InJob {
 		wait(context.Background(), o.Run/2)
 		j.die(InJob)

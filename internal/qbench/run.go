@@ -109,6 +109,13 @@ const (
 
 // check refuses values that no run can have. given says whether a flag was set.
 func (s *settings) check(given func(string) bool) error {
+	if err := s.checkCrew(given); err != nil {
+		return err
+	}
+	return s.checkWork(given)
+}
+
+func (s *settings) checkCrew(given func(string) bool) error {
 	switch {
 	case s.workers < 1 || s.workers > 64:
 		return badUsage("give from 1 to 64", "--workers %d", s.workers)
@@ -118,6 +125,14 @@ func (s *settings) check(given func(string) bool) error {
 		return badUsage("give from 1s to 1h", "--lease %v", s.lease)
 	case given("seed") && s.seed == 0:
 		return badUsage("give a whole number from 1", "--seed 0")
+	case !slices.Contains([]string{formatText, formatJSON}, s.format):
+		return badUsage("use text or json", "--format %q", s.format)
+	}
+	return nil
+}
+
+func (s *settings) checkWork(given func(string) bool) error {
+	switch {
 	case s.limit < 0 || given("limit") && s.limit == 0:
 		return badUsage("give a number of messages from 1", "--limit %d", s.limit)
 	case s.scale < 0 || given("scale") && !(s.scale > 0):
@@ -132,8 +147,6 @@ func (s *settings) check(given func(string) bool) error {
 		return badUsage("give one of them", "both --trace and --workload")
 	case s.trace == "" && s.load != 0:
 		return badUsage("a workload file has its arrivals.rate", "--load is for --trace only")
-	case !slices.Contains([]string{formatText, formatJSON}, s.format):
-		return badUsage("use text or json", "--format %q", s.format)
 	}
 	return nil
 }
