@@ -21,7 +21,7 @@ func extensionsSpread(e *Env) {
 	mixing, watching := 4*e.Lease, 3*e.Lease
 	switch {
 	case e.Virtual:
-		mixing, watching = 5*e.Lease, 20*e.Lease
+		mixing, watching = 5*e.Lease, 10*e.Lease
 	case e.Tier == Full:
 		mixing, watching = 5*e.Lease, 10*e.Lease
 	}

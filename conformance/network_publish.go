@@ -29,19 +29,16 @@ func cutWhilePublishing(e *Env) {
 		}
 		l.proxy.Cut()
 	}
-	v := e.Judge(history.Options{})
-	e.Check(v.Published == batch*len(cuts), "%d messages were published", v.Published)
-	t := e.Timeline()
+	e.drainQueue()
+	v := e.Valid(history.Options{Drained: true}) // among others: what was refused for certain is not there
+	e.Check(v.Completed == v.Confirmed+v.Recovered, "%d completed of %d confirmed and %d recovered", v.Completed, v.Confirmed, v.Recovered)
 	ambiguous := 0
-	for _, m := range t.Messages {
+	for _, m := range e.Timeline().Messages {
 		if m.Publishes[0].Outcome == history.Ambiguous {
 			ambiguous++
 		}
 	}
 	e.Check(ambiguous > 0, "no cut met a message on its way")
-	e.drainQueue()
-	v = e.Valid(history.Options{Drained: true}) // among others: what was refused for certain is not there
-	e.Check(v.Completed == v.Confirmed+v.Recovered, "%d completed of %d confirmed and %d recovered", v.Completed, v.Confirmed, v.Recovered)
 	e.Note("ambiguous", "%d of %d, %d of them stored", ambiguous, v.Published, v.Recovered)
 }
 

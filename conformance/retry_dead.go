@@ -38,6 +38,7 @@ func (e *Env) outOfReach() {
 	for _, d := range e.Receive(c, n, e.back()) {
 		e.Must(d.Reject(e.Ctx, errTold), "reject")
 	}
+	e.Must(c.Close(e.Ctx), "close")
 	v := e.Valid(history.Options{Drained: true})
 	e.Check(v.DeadLettered == n, "%d dead letters, not %d", v.DeadLettered, n)
 	dead := e.deadLetters(n)
@@ -50,21 +51,29 @@ func (e *Env) outOfReach() {
 // refusing: the broker says no. The message comes again, and dies when it can.
 func (e *Env) refusing() {
 	const times = 3
-	name := e.Queue + "-refusing"
 	b := chaos.New(e.Open())
-	b.Inject(chaos.Fault{Op: chaos.Publish, Queue: name + ".dead", Err: driver.Denied, Times: times})
-	c := e.ConsumerOn(b, name, queue.ConsumerConfig{Retry: often})
-	e.Must(e.producerOf(name).Publish(e.Ctx, &queue.Message{ID: "denied"}), "publish")
-	for i := range times {
-		d := e.Receive(c, 1, e.back())[0]
-		err := d.Reject(e.Ctx, errTold)
-		e.Check(driver.KindOf(err) == driver.Denied, "try %d to dead-letter a message where that is denied: %v", i+1, err)
+	b.Inject(chaos.Fault{Op: chaos.Publish, Queue: e.Queue + ".dead", Err: driver.Denied, Times: 2 * times})
+	c := e.Puller("refused", b, queue.ConsumerConfig{Retry: queue.Retry{MaxAttempts: 1, Base: 200 * time.Millisecond, Jitter: -1}})
+	e.Publish(queue.Lanes{}, Job{ID: "rejected"}, Job{ID: "failed"})
+	give := func(d *queue.Delivery) error {
+		if d.ID == "failed" {
+			return d.Retry(e.Ctx, errTold)
+		}
+		return d.Reject(e.Ctx, errTold)
 	}
-	e.Must(e.Receive(c, 1, e.back())[0].Reject(e.Ctx, errTold), "reject")
-	dead := e.Receive(e.Consumer(name+".dead", queue.ConsumerConfig{}), 1, late)[0]
-	e.Check(dead.Dead != nil && dead.Dead.Reason == queue.ReasonRejected, "it died of %+v", dead.Dead)
-	e.Must(dead.Ack(e.Ctx), "ack")
+	for range 2 * times {
+		d := e.Receive(c, 1, e.back())[0]
+		err := give(d)
+		e.Check(driver.KindOf(err) == driver.Denied, "dead-letter message %s where that is denied: %v", d.ID, err)
+	}
+	for _, d := range e.Receive(c, 2, e.back()) {
+		e.Must(give(d), "settle "+d.ID)
+	}
 	e.Quietly(c, time.Second, "it was dead-lettered")
+	dead := e.deadLetters(2)
+	e.died(dead["rejected"], queue.Death{Reason: queue.ReasonRejected, Attempts: 1})
+	e.died(dead["failed"], queue.Death{Reason: queue.ReasonAttempts, Attempts: 1})
+	e.Valid(history.Options{Drained: true})
 }
 
 // outsized: a foreign message that fills the broker's limit has no room to say how it died.

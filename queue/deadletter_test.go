@@ -230,6 +230,47 @@ func TestOriginalStaysUntilItsDeadLetterIsStored(t *testing.T) {
 	}
 }
 
+// What becomes of a message whose dead letter is refused is not what its holder asked for: the hooks tell of that alone.
+func TestRefusedDeadLetterSettlesAsItWasSaid(t *testing.T) {
+	for name, cfg := range brokers() {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				b := newBench(t, cfg)
+				b.publish(msg("a"))
+				backend := b.broker.Open()
+				var calls atomic.Int64
+				r := &refusing{Backend: backend, queue: "jobs.dead", broken: func() error {
+					if calls.Add(1) == 1 {
+						return kind(driver.Denied)
+					}
+					return nil
+				}}
+				var said, was []queue.Settlement
+				c, err := queue.NewConsumer(t.Context(), r, "jobs", queue.ConsumerConfig{
+					Logger: quiet, Retry: queue.Retry{MaxAttempts: 1}, Hooks: queue.Hooks{
+						Settling: func(_ *queue.Delivery, s queue.Settlement) { said = append(said, s) },
+						Settled:  func(_ *queue.Delivery, s queue.Settlement, _ error) { was = append(was, s) },
+					},
+				})
+				require.NoError(t, err)
+				for i := range 2 {
+					ds, err := c.Receive(t.Context(), 1)
+					require.NoError(t, err)
+					require.Len(t, ds, 1)
+					require.Equal(t, i == 0, ds[0].Retry(t.Context(), errBroken) != nil)
+				}
+				require.Len(t, said, 2)
+				require.Equal(t, said, was)
+				require.Equal(t, queue.ReasonAttempts, was[0].Dead)
+				require.EqualValues(t, 1, c.Stats().DeadLettered)
+				require.EqualValues(t, 1, c.Stats().Unsettled)
+				require.NoError(t, c.Close(t.Context()))
+				require.NoError(t, backend.Close(t.Context()))
+			})
+		})
+	}
+}
+
 // Deleting the dead-letter queue under a worker that has used it must not stop dead letters for ever.
 func TestDeadLetterQueueIsMadeAnew(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -27,7 +27,7 @@ type run struct {
 func (r *run) receive(ctx context.Context) {
 	pause := backoff{first: 50 * time.Millisecond, top: 5 * time.Second}
 	for ctx.Err() == nil {
-		r.asked.Store(time.Now().UnixNano())
+		r.asked.Store(int64(time.Since(r.made)))
 		for _, d := range r.slots.tired(time.Now()) {
 			d.submit(ruling{verdict: VerdictRelease, delay: minRedelay}, func(error) {}) // a lost one is not sent
 		}

@@ -27,7 +27,7 @@ type op struct {
 	d     *Delivery
 	copy  *driver.Message // stored before the original is acked; nil: none
 	ret   *driver.Return  // in place; nil: ack
-	told  bool            // the Settling hook was called
+	told  *Settlement     // what the Settling hook was called with; nil: it was not
 	fails error           // why it fails though the message is settled: its dead letter was refused
 	pause backoff
 	done  func(error)
@@ -94,9 +94,10 @@ func (s *settler) sendable(ops []*op) []*op {
 			s.finish(o, err)
 			continue
 		}
-		if !o.told {
-			o.told = true
-			call2(s.c.cfg.Hooks.Settling, o.d, o.Settlement)
+		if o.told == nil {
+			told := o.Settlement
+			o.told = &told
+			call2(s.c.cfg.Hooks.Settling, o.d, told)
 		}
 		kept = append(kept, o)
 	}
@@ -265,14 +266,18 @@ func (s *settler) finish(o *op, err error) {
 	if err == nil {
 		err = o.fails
 	}
+	said := o.Settlement
+	if o.told != nil {
+		said = *o.told // another one since then is what became of it when its dead letter was refused
+	}
 	if err != nil {
-		err = c.wrap(o.Verdict.String(), d.ID, err)
+		err = c.wrap(said.Verdict.String(), d.ID, err)
 	}
 	c.stats.settled(o, err)
 	if err != nil {
-		c.log.Warn("verdict not settled: the message will come again", "queue", c.name, "id", d.ID, "verdict", o.Verdict, "err", err)
+		c.log.Warn("verdict not settled: the message will come again", "queue", c.name, "id", d.ID, "verdict", said.Verdict, "err", err)
 	}
-	call3(c.cfg.Hooks.Settled, d, o.Settlement, err)
+	call3(c.cfg.Hooks.Settled, d, said, err)
 	d.cancel(context.Canceled)
 	o.done(err)
 	s.under.Add(-1)

@@ -85,7 +85,8 @@ type Worker struct {
 	abort     atomic.Pointer[context.CancelFunc] // of the present or last Run
 	busy      atomic.Bool
 	consumer  atomic.Pointer[Consumer]
-	asked     atomic.Int64 // when the loop last came round, unix nanoseconds
+	asked     atomic.Int64 // when the loop last came round, nanoseconds since made: the wall clock may be set
+	made      time.Time
 	interrupt atomic.Pointer[context.CancelFunc]
 }
 
@@ -100,7 +101,7 @@ func NewWorker(b driver.Backend, queue string, cfg WorkerConfig) (*Worker, error
 	if err != nil {
 		return nil, &Error{Op: "new worker", Queue: queue, Err: err}
 	}
-	w := &Worker{backend: b, queue: queue, cfg: cfg, slots: newSlots(cfg.Limits)}
+	w := &Worker{backend: b, queue: queue, cfg: cfg, slots: newSlots(cfg.Limits), made: time.Now()}
 	if cfg.Lanes.used(b.Capabilities()) {
 		w.lanes = newLaneTable(cfg.Lanes)
 	}
@@ -221,7 +222,7 @@ func (w *Worker) Health() error {
 	case c.stats.stuck.Load() > 0 && w.stuckNow() > 0:
 		return fmt.Errorf("worker of %s: %w: %d", w.queue, ErrStuck, w.stuckNow())
 	}
-	if age := time.Since(time.Unix(0, w.asked.Load())); age > 3*longPoll && w.slots.free() > 0 {
+	if age := time.Since(w.made) - time.Duration(w.asked.Load()); age > 3*longPoll && w.slots.free() > 0 {
 		return fmt.Errorf("worker of %s has not asked for a message for %v although a slot is free", w.queue, age.Round(time.Second))
 	}
 	return nil
