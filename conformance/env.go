@@ -84,7 +84,11 @@ func (e *Env) Sleep(d time.Duration) {
 }
 
 // Cleanup runs f when the rule has ended, the last one first.
-func (e *Env) Cleanup(f func() error) { e.cleanups = append(e.cleanups, f) }
+func (e *Env) Cleanup(f func() error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.cleanups = append(e.cleanups, f)
+}
 
 // Open opens a connection of the rule's own to the broker. It is closed when the rule ends.
 func (e *Env) Open() driver.Backend {

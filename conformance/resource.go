@@ -243,7 +243,8 @@ func labelled(rule string) (n int, stacks string) {
 		return 0, ""
 	}
 	var found strings.Builder
-	for group := range strings.SplitSeq(all.String(), "\n\n") {
+	_, groups, _ := strings.Cut(all.String(), "\n") // the first line is a title
+	for group := range strings.SplitSeq(groups, "\n\n") {
 		if !strings.Contains(group, `"rule":`+strconv.Quote(rule)) {
 			continue
 		}

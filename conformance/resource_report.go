@@ -145,6 +145,7 @@ func healthIsTrue(e *Env) {
 
 	if e.Virtual { // it takes a minute to notice
 		heal := b.Inject(chaos.Fault{Op: chaos.Receive})
+		e.Cleanup(func() error { heal(); return nil })
 		e.health(w, "the loop stands still", errAny)
 		heal()
 		e.health(w, "the loop goes on", nil)
