@@ -149,7 +149,7 @@ func (c *Consumer) Receive(ctx context.Context, limit int) ([]*Delivery, error) 
 // receive is one call to the broker. in is what came, ds what is left of it after some was settled unseen.
 func (c *Consumer) receive(ctx context.Context, want driver.Want, wait time.Duration) (ds []*Delivery, in []*driver.Delivery, err error) {
 	if c.lastErr.Load() != nil {
-		wait = min(wait, time.Second) // to know soon that the broker is back
+		wait = min(wait, topPause) // to know soon that the broker is back
 	}
 	in, err = c.in.Receive(ctx, want, wait)
 	base := context.WithoutCancel(ctx)

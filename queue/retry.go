@@ -72,8 +72,11 @@ func jitter(share float64) float64 {
 	return 1 + share*(2*rand.Float64()-1)
 }
 
-// backoff is the pause between tries of one call to the broker: it doubles from first to top, jittered by half, so that
-// many workers do not come back at the same instant.
+// topPause bounds the pause between two calls to a broker that is away.
+const topPause = 5 * time.Second
+
+// backoff is the pause between tries of one call to the broker: it doubles from first to top, jittered by half but never
+// above top, so that many workers do not come back at the same instant.
 type backoff struct{ next, first, top time.Duration }
 
 func (b *backoff) pause() time.Duration {
@@ -82,7 +85,7 @@ func (b *backoff) pause() time.Duration {
 	}
 	d := b.next
 	b.next = min(2*b.next, b.top)
-	return time.Duration(float64(d) * jitter(0.5))
+	return min(time.Duration(float64(d)*jitter(0.5)), b.top)
 }
 
 func (b *backoff) reset() { b.next = 0 }

@@ -25,8 +25,9 @@ type run struct {
 
 // receive is the loop: wait for a free slot, ask for as many messages as there are, start them.
 func (r *run) receive(ctx context.Context) {
-	pause := backoff{first: 50 * time.Millisecond, top: 5 * time.Second}
+	pause := backoff{first: 50 * time.Millisecond, top: topPause}
 	for ctx.Err() == nil {
+		began := time.Now()
 		r.asked.Store(int64(time.Since(r.made)))
 		for _, d := range r.slots.tired(time.Now()) {
 			d.submit(ruling{verdict: VerdictRelease, delay: minRedelay}, func(error) {}) // a lost one is not sent
@@ -40,7 +41,8 @@ func (r *run) receive(ctx context.Context) {
 		case err == nil:
 			pause.reset()
 		case !recalled:
-			sleep(ctx, pause.pause())
+			// From the beginning of the call: a driver that has waited itself, for its connection, is asked again at once.
+			sleep(ctx, pause.pause()-time.Since(began))
 		}
 	}
 }

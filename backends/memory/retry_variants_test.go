@@ -1,17 +1,11 @@
 package memory_test
 
 import (
-	"context"
 	"slices"
-	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/holdfast-queue/holdfast/backends/memory"
-	"github.com/holdfast-queue/holdfast/conformance"
 )
 
 // Rules of retries, content and resources hold on brokers that can do less, or who asks for what is not there is
@@ -43,26 +37,7 @@ func TestRetries_on_brokers_that_can_do_less(t *testing.T) {
 		"nothing is counted": {config: memory.Config{Counting: memory.Uncounted}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := conformance.Harness{
-				Name: "variant", Virtual: true, Lease: conformance.VirtualLease, Expected: declarations(slices.Concat(none, v.declined), v.emulated),
-				Start: func(context.Context, string) (conformance.Broker, error) {
-					return &broker{memory.New(v.config)}, nil
-				},
-			}
-			s, err := conformance.NewSuite(t.Context(), h, conformance.Fast, t.TempDir())
-			require.NoError(t, err)
-			for _, r := range conformance.Rules() {
-				if !strings.Contains("PWR", r.ID[:1]) {
-					continue
-				}
-				t.Run(r.Title(), func(t *testing.T) {
-					synctest.Test(t, func(t *testing.T) {
-						res := s.Run(t.Context(), r)
-						require.NotEqual(t, conformance.Fail, res.Status, res.Detail)
-					})
-				})
-			}
-			require.NoError(t, s.Close())
+			conform(t, "PWR", v.config, declarations(slices.Concat(none, v.declined), v.emulated))
 		})
 	}
 }

@@ -1,16 +1,10 @@
 package memory_test
 
 import (
-	"context"
-	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/holdfast-queue/holdfast/backends/memory"
-	"github.com/holdfast-queue/holdfast/conformance"
 )
 
 // Rules of scheduling hold on brokers that can do less, or who asks for what is not there is refused.
@@ -31,26 +25,7 @@ func TestScheduling_on_brokers_that_can_do_less(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := conformance.Harness{
-				Name: "variant", Virtual: true, Lease: conformance.VirtualLease, Expected: declarations(v.declined, v.emulated),
-				Start: func(context.Context, string) (conformance.Broker, error) {
-					return &broker{memory.New(v.config)}, nil
-				},
-			}
-			s, err := conformance.NewSuite(t.Context(), h, conformance.Fast, t.TempDir())
-			require.NoError(t, err)
-			for _, r := range conformance.Rules() {
-				if !strings.HasPrefix(r.ID, "S") {
-					continue
-				}
-				t.Run(r.Title(), func(t *testing.T) {
-					synctest.Test(t, func(t *testing.T) {
-						res := s.Run(t.Context(), r)
-						require.NotEqual(t, conformance.Fail, res.Status, res.Detail)
-					})
-				})
-			}
-			require.NoError(t, s.Close())
+			conform(t, "S", v.config, declarations(v.declined, v.emulated))
 		})
 	}
 }
