@@ -160,11 +160,11 @@ func memoryOfStall(e *Env) {
 	before := e.most(crew.RSS, name, e.settledVitals(name))
 	l := &line{proxy: px}
 	l.hole()
-	e.Sleep(time.Second) // for what was on its way
+	e.Await("a publish that nobody answers fails", 2*late, func(*history.Timeline) bool { return len(e.Events(history.PublishErr, name)) > 0 })
+	e.Sleep(time.Second) // for those of its call that were confirmed before
 	stalled := len(e.Events(history.PublishOK, name))
 	e.Sleep(8 * time.Second)
 	e.Check(!confirmed(stalled)(nil), "messages were confirmed by nobody")
-	e.Check(len(e.Events(history.PublishErr, name)) > 0, "a publish that nobody answers has not failed")
 	after := e.most(crew.RSS, name, e.settledVitals(name))
 	l.heal()
 	px.Cut()
@@ -261,7 +261,7 @@ func labelled(rule string) (n int, stacks string) {
 func reconnects(e *Env) {
 	workers, rounds := 7, 15
 	if e.Tier == Full {
-		workers, rounds = 8, 125
+		workers, rounds = 10, 100
 	}
 	px := e.Proxy()
 	ws := e.Workers(workers, Through(px))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -216,6 +217,9 @@ func isClosed(c <-chan struct{}) bool {
 
 // Drain asks all workers to drain and waits for them; killed ones aside, all must end well.
 func (e *Env) Drain(ws []*Worker, within time.Duration) {
+	e.Await("the workers have begun", late, func(t *history.Timeline) bool { // before, a signal is their death
+		return !slices.ContainsFunc(ws, func(w *Worker) bool { return w.life(t) == nil || w.life(t).Began == history.Never })
+	})
 	for _, w := range ws {
 		w.Term()
 	}

@@ -2,6 +2,7 @@ package nats
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"strings"
@@ -306,7 +307,7 @@ func TestCancelledReceiveGivesBack(t *testing.T) {
 	require.Positive(t, b.Calls()["nak"], "the test has given something back")
 }
 
-func driverCancelled(err error) bool { return err == context.Canceled }
+func driverCancelled(err error) bool { return errors.Is(err, context.Canceled) }
 
 func TestCancelledReceiveOfReturnedMessage(t *testing.T) {
 	b := openBackend(t, Config{})

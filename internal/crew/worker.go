@@ -39,6 +39,9 @@ func Main(open Opener) {
 
 // work runs the worker of a process: SIGTERM drains, a second one or the end of the parent leaves at once.
 func work(open Opener, spec Spec) (code int, err error) {
+	// First, so that a worker that is asked to end while it starts ends well.
+	drain, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
 	journal, err := history.Open(spec.Journal, spec.Name)
 	if err != nil {
 		return ExitFailed, err
@@ -60,10 +63,8 @@ func work(open Opener, spec Spec) (code int, err error) {
 		return ExitFailed, err
 	}
 	go j.listen(w)
-	drain, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
 	context.AfterFunc(drain, func() { j.note(history.Event{Kind: history.ProcDrain}) })
-	code, err = j.serve(backend, func() error { return w.RunUntil(context.Background(), j.handle, syscall.SIGTERM) })
+	code, err = j.serve(backend, func() error { return w.RunUntil(drain, j.handle, syscall.SIGTERM) })
 	if code == ExitStuck {
 		return code, err // closing would give back messages whose handlers still run
 	}

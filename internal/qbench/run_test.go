@@ -18,7 +18,7 @@ import (
 )
 
 // small is a run that takes a few seconds.
-var small = []string{"run", "--limit", "60", "--workers", "2", "--slots", "2", "--target", "3s", "--lease", "1s"}
+var small = []string{"run", "--limit", "60", "--workers", "2", "--slots", "2", "--target", "3s", "--lease", "3s"}
 
 func with(args []string, more ...string) []string {
 	return append(append([]string{}, args...), more...)
@@ -27,7 +27,7 @@ func with(args []string, more ...string) []string {
 func TestRunKillsAWorkerAndLosesNothing(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "kept")
 	got := execute(t.Context(), with(small, "--format", "json", "--out", out)...)
-	require.Equal(t, ExitOK, got.code, "%s", got.stderr)
+	require.Equal(t, ExitOK, got.code, "%s\n%.1200s", got.stderr, got.stdout)
 	run := got.document(t)
 
 	v := run.Verdict
