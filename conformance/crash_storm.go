@@ -42,6 +42,7 @@ func killStorm(e *Env) {
 			e.Sleep(tick)
 		}
 		if k < kills-1 {
+			e.Sleep(tick / 2) // no job ends at this moment
 			busy := e.busy(ws)
 			victim := busy[random.IntN(len(busy))]
 			victim.Kill()

@@ -268,10 +268,11 @@ func reconnects(e *Env) {
 	for _, w := range ws {
 		e.Await("the worker is ready", late, e.isReady(w))
 	}
+	e.settledVitals(names(ws)...)
 	e.cutAndWork(px, workers, 2)
-	before := e.vitals(ws)
+	before := e.vitals(ws, 0) // the most so far: one that is not connected at the moment has less
 	e.cutAndWork(px, workers, rounds-2)
-	after := e.vitals(ws)
+	after := e.vitals(ws, e.settledVitals(names(ws)...))
 	e.Drain(ws, late)
 	e.Valid(history.Options{Drained: true})
 	e.Note("after", "%d reconnects: %v goroutines and files", px.Dials()-int64(workers), after)
@@ -298,16 +299,19 @@ func (e *Env) cutAndWork(px *proxy.Proxy, n, times int) {
 	e.Await("jobs are done after a reconnect", 2*late, func(t *history.Timeline) bool { return len(acked(t)) == done+n })
 }
 
-// vitals are the goroutines and files of each worker.
-func (e *Env) vitals(ws []*Worker) [][2]int {
-	names := make([]string, len(ws))
-	for i, w := range ws {
-		names[i] = w.Name
-	}
-	since := e.settledVitals(names...)
+// vitals are the most goroutines and files of each worker since a moment of the journals.
+func (e *Env) vitals(ws []*Worker, since int64) [][2]int {
 	all := make([][2]int, len(ws))
-	for i, name := range names {
+	for i, name := range names(ws) {
 		all[i] = [2]int{e.most(crew.Goroutines, name, since), e.most(crew.Files, name, since)}
+	}
+	return all
+}
+
+func names(ws []*Worker) []string {
+	all := make([]string, len(ws))
+	for i, w := range ws {
+		all[i] = w.Name
 	}
 	return all
 }
