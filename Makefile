@@ -19,7 +19,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 check: vet ## the quick loop, under two minutes: vet, unit tests, the smoke tier
-	HOLDFAST_TIER=smoke $(GO) test ./...
+	HOLDFAST_TIER=smoke $(GO) test -short -parallel 8 ./...
 
 test: vet lint unit conformance mutants ## everything that must pass before a change lands
 	@echo
