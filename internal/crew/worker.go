@@ -63,7 +63,8 @@ func work(open Opener, spec Spec) (code int, err error) {
 		return ExitFailed, err
 	}
 	go j.listen(w)
-	context.AfterFunc(drain, func() { j.note(history.Event{Kind: history.ProcDrain}) })
+	noted := j.drains(drain)
+	defer noted()
 	code, err = j.serve(backend, func() error { return w.RunUntil(drain, j.handle, syscall.SIGTERM) })
 	if code == ExitStuck {
 		return code, err // closing would give back messages whose handlers still run
@@ -113,9 +114,22 @@ func (j *diary) inside(ctx context.Context, b driver.Backend, spec Spec, in Insi
 			}
 		}
 	})
-	unhook := context.AfterFunc(ctx, func() { j.note(history.Event{Kind: history.ProcDrain}) })
-	defer unhook()
+	defer j.drains(ctx)()
 	return j.serve(b, func() error { return w.Run(ctx, j.handle) })
+}
+
+// drains notes when ctx ends. What it returns waits for the note under way: the journal is closed after it.
+func (j *diary) drains(ctx context.Context) (noted func()) {
+	done := make(chan struct{})
+	unhook := context.AfterFunc(ctx, func() {
+		defer close(done)
+		j.note(history.Event{Kind: history.ProcDrain})
+	})
+	return func() {
+		if !unhook() {
+			<-done
+		}
+	}
 }
 
 func (s Spec) worker(b driver.Backend, j *diary) (*queue.Worker, error) {
