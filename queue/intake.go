@@ -68,7 +68,8 @@ func (c *Consumer) sift(d *Delivery, damage error) (ruling, bool) {
 		return ruling{verdict: VerdictReject, reason: ReasonCrashes, err: err}, true
 	}
 	flagged := c.caps.Counting == driver.Flagged && c.unended(d.in, d.env.record) > 0
-	if (flagged || c.nearDrop(d)) && c.copyFits(d) {
+	// A first delivery runs, however soon the broker drops: its copy would be one as well.
+	if (flagged || c.nearDrop(d) && d.DeliveryCount > 1) && c.copyFits(d) {
 		return ruling{verdict: VerdictRecount}, true
 	}
 	return ruling{}, false
@@ -79,8 +80,9 @@ func (c *Consumer) copyFits(d *Delivery) bool {
 	return c.caps.MaxBytes == 0 || size(c.planCopy(d, VerdictRecount, d.env.record, 0).copy) <= c.caps.MaxBytes
 }
 
-// nearDrop: the broker itself may soon drop the message for having been handed over too often.
+// nearDrop: the broker itself drops the message, for having been handed over too often, at the next return or the one
+// after it.
 func (c *Consumer) nearDrop(d *Delivery) bool {
 	limit := c.caps.BrokerDropsAfter
-	return limit > 0 && d.DeliveryCount >= limit-1 && d.DeliveryCount > 1
+	return limit > 0 && d.DeliveryCount >= limit-1
 }

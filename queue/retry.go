@@ -53,7 +53,10 @@ func setDefault[T comparable](field *T, value T) {
 func (r Retry) delay(n int) time.Duration {
 	d := float64(r.Base) * math.Pow(r.Factor, float64(max(n-1, 0)))
 	d = min(d, float64(r.Max)) * jitter(r.Jitter)
-	return max(time.Duration(min(d, float64(r.Max))), minRedelay)
+	if d >= float64(r.Max) { // which may be more than a float can hold exactly
+		return max(r.Max, minRedelay)
+	}
+	return max(time.Duration(d), minRedelay)
 }
 
 // releaseDelay is how long a message waits that was given back n times before.

@@ -161,6 +161,8 @@ func brokers() map[string]memory.Config {
 		"flag only":        {NoCarry: true, Counting: memory.Flagged},
 		"flag with state":  {Counting: memory.Flagged},
 		"drops after 5":    {BrokerDropsAfter: 5},
+		"drops after 2":    {BrokerDropsAfter: 2},
+		"drops at once":    {BrokerDropsAfter: 1},
 		"no publish delay": {NoDelay: true},
 	}
 }

@@ -20,7 +20,7 @@ func TestRetries_on_brokers_that_can_do_less(t *testing.T) {
 		"SQS standard": {
 			config: memory.Config{
 				NoCarry: true, NoLanes: true, MaxBatch: 10, MaxReceive: 10, MaxBytes: 1 << 20, Dedup: -1,
-				MaxDelay: 15 * time.Minute, MaxRedelay: 12 * time.Hour, MaxTerm: 12 * time.Hour,
+				MaxDelay: 15 * time.Minute, MaxRedelay: time.Hour, MaxTerm: 12 * time.Hour,
 			},
 			declined: []string{"W07"},
 		},
@@ -30,6 +30,7 @@ func TestRetries_on_brokers_that_can_do_less(t *testing.T) {
 		"log":                {config: memory.Config{NoCarry: true, NoRedelay: true, Counting: memory.Uncounted}, emulated: emulated},
 		"share group":        {config: memory.Config{BrokerDropsAfter: 5, MaxDelay: time.Minute, MaxRedelay: time.Minute}},
 		"few, not carried":   {config: memory.Config{BrokerDropsAfter: 5, NoCarry: true}},
+		"two deliveries":     {config: memory.Config{BrokerDropsAfter: 2}},
 		"no publish delay":   {config: memory.Config{NoDelay: true, MaxRedelay: 10 * time.Minute}},
 		"fixed leases":       {config: memory.Config{NoExtend: true}},
 		"one at a time":      {config: memory.Config{MaxReceive: 1, MaxBatch: 1, Session: true, KeyOrder: true}},
