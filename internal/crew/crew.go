@@ -208,7 +208,7 @@ func (c *Crew) Close() error {
 	var errs []error
 	for _, p := range c.Procs() {
 		if p.Alive() {
-			if err := p.Kill(); err != nil && p.Alive() {
+			if err := p.Kill(); err != nil && p.Alive() && !errors.Is(err, os.ErrProcessDone) {
 				errs = append(errs, err)
 			}
 		}
