@@ -23,6 +23,8 @@ type Harness struct {
 	// Start starts a broker that keeps its data in dir. It is called once for each rule, unless Shared.
 	Start func(ctx context.Context, dir string) (Broker, error)
 	Open  Opener
+	// Powered starts a broker that is a Restarter, for rules that turn it off and on. Nil: the one of Start is.
+	Powered func(ctx context.Context, dir string) (Broker, error)
 	// Apart starts a broker in a process of its own, which its Restarter's Stop kills: SIGKILL. Nil: there is no such.
 	Apart func(ctx context.Context, dir string) (Broker, error)
 	// Shared: one broker for all rules, each with queues of its own; rules that break brokers then run alone.

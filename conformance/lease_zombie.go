@@ -130,7 +130,7 @@ func (e *Env) zombieCutOff(round int) {
 	zombie := e.Puller(fmt.Sprintf("zombie%d", round), l.Backend, queue.ConsumerConfig{Retry: often})
 	ds := e.Receive(zombie, n, late)
 	l.hole()
-	e.Sleep(e.Lease + e.Caps.DeathDetected)
+	e.Sleep(e.silence() + e.Caps.DeathDetected)
 	l.heal()
 	taker := e.Puller(fmt.Sprintf("taker%d", round), e.Open(), queue.ConsumerConfig{Retry: often})
 	taken := e.Receive(taker, n, e.back())

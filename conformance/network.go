@@ -15,7 +15,7 @@ import (
 // networkRules are family N: brokers that restart, die or forget, and networks that fail.
 var networkRules = []Rule{
 	{
-		ID: "N01", Name: "broker_restart", Tier: Fast,
+		ID: "N01", Name: "broker_restart", Tier: Fast, Power: true,
 		Claim: "over a restart of the broker nothing is lost, and who ran a job keeps its lease or is told that it is lost",
 		Needs: needsRestart,
 		Check: brokerRestart,

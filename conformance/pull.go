@@ -85,4 +85,12 @@ func (e *Env) Events(kind history.Kind, proc string) []history.Event {
 const late = 15 * time.Second
 
 // back is within what time a message comes again whose holder is gone or silent.
-func (e *Env) back() time.Duration { return e.Lease + e.Caps.DeathDetected + late }
+func (e *Env) back() time.Duration { return e.silence() + late }
+
+// silence is how long the broker holds what a consumer has that fell silent, at the most.
+func (e *Env) silence() time.Duration {
+	if known := e.Caps.SilenceDetected; known > 0 {
+		return known
+	}
+	return e.Lease
+}

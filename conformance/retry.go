@@ -38,7 +38,7 @@ var retryRules = []Rule{
 		Check:    longDelays,
 	},
 	{
-		ID: "P05", Name: "delays_survive", Tier: Fast,
+		ID: "P05", Name: "delays_survive", Tier: Fast, Power: true,
 		Claim:    "delayed messages survive the death of the worker that returned them and a restart of the broker",
 		Emulated: emulatedDelays,
 		Check:    delaysSurvive,

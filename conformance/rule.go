@@ -20,6 +20,8 @@ type Rule struct {
 	Denied func(e *Env)
 	// Emulated returns by what means the queue makes good what the broker lacks, or "". Nil: it is never emulated.
 	Emulated func(driver.Capabilities) string
+	// Power: the rule turns the broker off and on.
+	Power bool
 	// Check breaks off by one of Env's failing methods, or returns: then the rule has passed.
 	Check func(e *Env)
 }

@@ -69,10 +69,11 @@ func (s *Suite) look(ctx context.Context, broker Broker) error {
 	}
 	s.Caps = b.Capabilities()
 	r, restarts := powerOf(broker)
+	forgetful := restarts && r.Forgetful()
 	_, admin := b.(driver.Admin)
 	_, gauges := b.(driver.Gauger)
 	s.Setting = Setting{
-		Caps: s.Caps, Virtual: s.h.Virtual, Network: !s.h.Virtual, Restarts: restarts, Forgetful: restarts && r.Forgetful(),
+		Caps: s.Caps, Virtual: s.h.Virtual, Network: !s.h.Virtual, Restarts: restarts || s.h.Powered != nil, Forgetful: forgetful,
 		Kills: s.h.Apart != nil, Admin: admin, Gauges: gauges,
 	}
 	return b.Close(ctx)
@@ -197,8 +198,12 @@ func (s *Suite) env(ctx context.Context, r Rule, dir string) (*Env, error) {
 		e.Cleanup(stderr.Close)
 		e.Cleanup(e.crew.Close)
 	}
+	start := s.h.Start
+	if r.Power && s.h.Powered != nil {
+		start, e.broker = s.h.Powered, nil
+	}
 	if e.broker == nil {
-		broker, err := s.h.Start(ctx, filepath.Join(dir, "broker"))
+		broker, err := start(ctx, filepath.Join(dir, "broker"))
 		if err != nil {
 			return nil, fmt.Errorf("start the broker: %w", err)
 		}

@@ -45,6 +45,8 @@ func (c *Consumer) unended(in *driver.Delivery, rec record) int {
 	switch {
 	case c.caps.Counting == driver.Counted:
 		return max(in.DeliveryCount-1-rec.Returns, 0)
+	case c.caps.Counting == driver.CountedApart:
+		return max(in.Unended, 0)
 	case c.caps.Counting == driver.Flagged && in.Redelivered && rec.Returns == 0:
 		return 1
 	default:

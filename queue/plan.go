@@ -55,7 +55,9 @@ func (c *Consumer) plan(d *Delivery, r ruling) *op {
 }
 
 // forgets: a release in place leaves no trace that the next delivery could show.
-func (c *Consumer) forgets() bool { return !c.caps.Carries && c.caps.Counting == driver.Uncounted }
+func (c *Consumer) forgets() bool {
+	return !c.caps.Carries && (c.caps.Counting == driver.Uncounted || c.caps.Counting == driver.CountedApart)
+}
 
 // inPlace: a return with a verdict can leave the message where it is, and the next delivery shows the right counts.
 func (c *Consumer) inPlace(d *Delivery, v Verdict, delay time.Duration) bool {

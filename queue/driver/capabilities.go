@@ -20,7 +20,7 @@ type Capabilities struct {
 	MaxTerm         time.Duration // longest lease in all, extensions included; 0: no limit
 	Delay           Delaying      // Message.Delay
 	Redelay         Delaying      // Return.Delay
-	Counting        Counting      // what Delivery.DeliveryCount and Redelivered are worth
+	Counting        Counting      // what Delivery.DeliveryCount, Unended and Redelivered are worth
 	Priorities      int           // native levels of Message.Priority; 0: none
 	// BrokerDropsAfter is the number of deliveries after which the broker itself drops or moves a message; 0: never.
 	BrokerDropsAfter int
@@ -32,6 +32,9 @@ type Capabilities struct {
 	// DeathDetected is how long after a consumer process died the broker gives its messages away; 0: when their leases
 	// run out.
 	DeathDetected time.Duration
+	// SilenceDetected is how long after a consumer process fell silent (frozen, cut off from the network) the broker gives
+	// its messages away at the latest; 0: when their leases run out.
+	SilenceDetected time.Duration
 }
 
 // Sharing is how a queue's messages are spread over its consumers.
@@ -58,6 +61,9 @@ const (
 	Uncounted Counting = iota // nothing
 	Flagged                   // whether it was delivered before (Delivery.Redelivered)
 	Counted                   // how often (Delivery.DeliveryCount)
+	// CountedApart: how often, and how often it came to nothing because its consumer was lost (Delivery.Unended). What is
+	// given back, by Nack or by the driver, does not count there.
+	CountedApart
 )
 
 func (c Counting) String() string {
@@ -66,6 +72,8 @@ func (c Counting) String() string {
 		return "flag"
 	case Counted:
 		return "count"
+	case CountedApart:
+		return "count, losses apart"
 	default:
 		return "none"
 	}

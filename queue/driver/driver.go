@@ -125,6 +125,7 @@ type Delivery struct {
 	Message
 	State         string       // what the last Nack stored; empty at first and where Capabilities.Carries is false
 	DeliveryCount int          // times handed over, 1 at first; 0 where the broker does not count
+	Unended       int          // times it was lost with its consumer, neither settled nor given back; where CountedApart
 	Redelivered   bool         // known to have been handed over before
 	SentAt        time.Time    // when the broker stored it, by the broker's clock; zero where unknown
 	Granted       Lease        // the lease as it was given

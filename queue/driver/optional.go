@@ -39,8 +39,8 @@ type Gauger interface {
 // Gauge is the depth of a queue at one moment.
 type Gauge struct {
 	Ready    int           // waiting and deliverable
-	Delayed  int           // waiting for their time; -1 where the broker counts them under Ready or InFlight
-	InFlight int           // leased and not settled
+	Delayed  int           // waiting for their time; -1 where unknown, or counted under Ready or InFlight
+	InFlight int           // leased and not settled; -1 where unknown
 	Oldest   time.Duration // age of the oldest message that is not settled; 0 when empty, -1 where unknown
 }
 
