@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -37,9 +38,10 @@ func parseExpected(text []byte) (expected, error) {
 	return x, nil
 }
 
+// find finds the declaration of a rule for a backend mode: one for "rabbit-quorum" holds for "rabbit-quorum-4.0" too.
 func (x expected) find(backend, rule string) (Declaration, bool) {
 	for _, d := range x {
-		if d.Backend == backend && d.Rule == rule {
+		if (d.Backend == backend || strings.HasPrefix(backend, d.Backend+"-")) && d.Rule == rule {
 			return d, true
 		}
 	}

@@ -149,9 +149,11 @@ func (e *Env) receivedFromAfar() {
 	e.Must(c.Ack(e.Ctx, e.raw(c, 1)), "ack") // whatever the first receive has to set up is set up
 	e.Publish(queue.Lanes{}, Job{ID: "received"})
 	f.away(lag)
+	asked := time.Now()
 	ds := e.raw(c, 1)
 	answered := time.Now()
 	f.away(0)
+	lag = min(lag, answered.Sub(asked)) // a broker that pushes may have sent the message before
 	until := ds[0].Granted.Until
 	e.Check(!until.After(answered.Add(e.Lease-lag)), "a lease of %v ends %v after the answer, which took %v", e.Lease, until.Sub(answered), lag)
 	e.Must(c.Ack(e.Ctx, ds), "ack")

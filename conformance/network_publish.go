@@ -44,7 +44,11 @@ func cutWhilePublishing(e *Env) {
 
 // drainQueue lets a worker do what is in the queue, until nothing has come for a while.
 func (e *Env) drainQueue() {
-	w := e.Worker(Slots(8))
+	slots := 8
+	if e.Caps.Dedup == 0 {
+		slots = 1 // a message that was stored twice is two messages to the broker, but one to the checker
+	}
+	w := e.Worker(Slots(slots))
 	e.awaitReady(w)
 	quiet, seen := time.Now(), 0
 	e.Await("the queue is empty", e.Lease+2*late, func(t *history.Timeline) bool {

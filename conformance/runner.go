@@ -215,6 +215,7 @@ func (s *Suite) env(ctx context.Context, r Rule, dir string) (*Env, error) {
 
 // close undoes everything, the last thing first.
 func (e *Env) close() error {
+	e.over.Store(true)
 	var errs []error
 	for i := len(e.cleanups) - 1; i >= 0; i-- {
 		errs = append(errs, e.cleanups[i]())

@@ -97,11 +97,12 @@ func (b *Backend) Gauge(ctx context.Context, queue string) (driver.Gauge, error)
 			return err
 		}
 		lanes[""] = true
-		if b.config.Management != "" {
-			g, err = b.managed(ctx, n, lanes)
-			return err
-		}
 		g = driver.Gauge{Delayed: -1, InFlight: -1, Oldest: -1}
+		if b.config.Management != "" {
+			if g, err = b.managed(ctx, n, lanes); err != nil {
+				return err
+			}
+		}
 		for lane := range lanes {
 			ready, err := b.depth(ctx, s, n.lane(lane))
 			if err != nil && !isMissing(err) {

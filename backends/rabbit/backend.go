@@ -30,7 +30,9 @@ type Backend struct {
 	open   map[closer]struct{}
 }
 
-type closer interface{ Close(ctx context.Context) error }
+type closer interface {
+	Close(ctx context.Context) error
+}
 
 var (
 	_ driver.Backend     = (*Backend)(nil)
@@ -62,6 +64,7 @@ func Open(ctx context.Context, c Config) (*Backend, error) {
 	b := &Backend{config: c, open: map[closer]struct{}{}}
 	b.life, b.end = context.WithCancelCause(context.Background())
 	b.out, b.in = newLink(b, "publish"), newLink(b, "receive")
+	b.out.after = b.in
 	for _, l := range []*link{b.out, b.in} {
 		if err := l.open(ctx); err != nil {
 			b.shutdown()

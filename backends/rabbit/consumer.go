@@ -55,8 +55,9 @@ type Consumer struct {
 
 // demand is a Receive that waits for what is pushed.
 type demand struct {
-	lane string
-	max  int
+	lane    string
+	max     int
+	patient bool // it has waited for a consumer that is about to be free
 }
 
 // OpenConsumer implements driver.Backend. A Longest that the server would not let a job have is Invalid.
@@ -141,7 +142,7 @@ func (c *Consumer) withdraw(r *receipt) {
 func (c *Consumer) idleSlot(s *session, as use) *slot {
 	for k := range c.slots {
 		if k.use == idle && k.s == s && !k.closed {
-			k.use = as
+			k.use, k.cur, k.next = as, nil, false
 			return k
 		}
 	}
@@ -211,6 +212,11 @@ func (c *Consumer) surplus() []*slot {
 	for d := range c.demands {
 		wanted[d.lane] += d.max
 	}
+	for k := range c.slots {
+		if k.use == starting || k.next {
+			wanted[k.lane]--
+		}
+	}
 	var extra []*slot
 	for _, loaded := range []bool{true, false} {
 		for k := range c.slots {
@@ -233,12 +239,36 @@ func (c *Consumer) wants(k *slot) bool {
 	if c.over || k.tag == "" {
 		return false
 	}
+	free := 0
 	for d := range c.demands {
 		if d.lane == k.lane {
+			free += min(d.max, mostOpen)
+		}
+	}
+	if free == 0 {
+		return time.Since(c.ended) < grace && c.waiting(k.s, k.lane) == 0
+	}
+	return free > c.waiting(k.s, k.lane)
+}
+
+// waiting is how many slots wait for a message of a lane, or are about to. c.mu is held.
+func (c *Consumer) waiting(s *session, lane string) (n int) {
+	for k := range c.slots {
+		if k.lane == lane && k.s == s && !k.closed && (k.use == starting || k.use == open || k.next) {
+			n++
+		}
+	}
+	return n
+}
+
+// settling is whether one of the slots at a lane may soon wait for the next message. c.mu is held.
+func (c *Consumer) settling(s *session, lane string) bool {
+	for k := range c.slots {
+		if k.lane == lane && k.s == s && k.use == taken && k.tag != "" && !k.next {
 			return true
 		}
 	}
-	return time.Since(c.ended) < grace
+	return false
 }
 
 // Close implements driver.Consumer. It gives back what is not settled, at most until ctx ends; then the connection's end

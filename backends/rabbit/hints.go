@@ -151,48 +151,6 @@ func (b *Backend) declareHints(ch *amqp.Channel, n names) error {
 	return ch.ExchangeDeclare(n.hints(), amqp.ExchangeFanout, true, false, false, false, nil)
 }
 
-// listen reports hints until ctx or the session ends. It calls ready when hints begin to be heard: what came before must
-// be looked for.
-func (b *Backend) listen(ctx context.Context, s *session, n names, ready func(), heard func(lane string)) error {
-	ch, err := s.open()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = ch.Close() }()
-	if err := b.declareHints(ch, n); err != nil {
-		return err
-	}
-	b.meter.count(callDeclare)
-	q, err := ch.QueueDeclare("", false, true, true, false, amqp.Table{
-		"x-max-length": int64(hintBuffer), "x-message-ttl": hintAge.Milliseconds(),
-	})
-	if err != nil {
-		return err
-	}
-	if err := ch.QueueBind(q.Name, "", n.hints(), false, nil); err != nil {
-		return err
-	}
-	b.meter.count(callConsume)
-	got, err := ch.Consume(q.Name, "", true, true, false, false, nil)
-	if err != nil {
-		return err
-	}
-	ready()
-	for {
-		select {
-		case m, open := <-got:
-			if !open {
-				return amqp.ErrClosed
-			}
-			heard(string(m.Body))
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-s.ctx.Done():
-			return context.Cause(s.ctx)
-		}
-	}
-}
-
 // dueHint is a hint for later.
 type dueHint struct {
 	at   time.Time

@@ -11,12 +11,12 @@ import (
 )
 
 const (
-	// sweepEvery and sweepLanes: a waiting worker looks at so many lanes so often, in turn, for what no hint told of: a
-	// hundred looks a second at most, 500 lanes in five seconds.
+	// A waiting worker looks at the lanes for what no hint told of: at the default lane, for which there are none, every
+	// second, at the others every five seconds, and at a hundred a second at most, which is enough for 500.
 	sweepEvery = 250 * time.Millisecond
 	sweepLanes = 25
-	// stale is how long it is believed that a lane is empty.
-	stale = 5 * time.Second
+	sweepNone  = time.Second
+	stale      = 5 * time.Second // how long it is believed that a lane is empty
 	// relearn is how often somebody who serves any lane looks whether there are lanes.
 	relearn = 2 * time.Second
 )
@@ -128,7 +128,7 @@ func (l *lanes) empty(name string, signs uint64) {
 	k.seen, k.checked = signs, time.Now()
 }
 
-// due are the lanes that a sweep looks at now: the default lane, of which there are no hints, and the next few.
+// due are the lanes that a sweep looks at now.
 func (l *lanes) due(wants []driver.LaneWant) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -137,8 +137,15 @@ func (l *lanes) due(wants []driver.LaneWant) []string {
 	for i := range wants {
 		name := wants[(l.next+i)%len(wants)].Lane
 		k := l.get(name)
-		if now.Sub(k.checked) < sweepEvery*9/10 || len(names) >= sweepLanes && name != "" {
+		every := stale
+		if name == "" {
+			every = sweepNone
+		}
+		if now.Sub(k.checked) < every*9/10 {
 			continue
+		}
+		if len(names) == sweepLanes {
+			break
 		}
 		k.checked = now
 		names = append(names, name)
@@ -150,12 +157,15 @@ func (l *lanes) due(wants []driver.LaneWant) []string {
 // hear listens to hints until the consumer closes.
 func (c *Consumer) hear() {
 	c.each(func(s *session) error {
-		return c.b.listen(c.life, s, c.names, func() {
-			c.lanes.signAll()
-			c.wakeUp()
-		}, func(lane string) {
-			c.lanes.sign(lane)
-			c.wakeUp()
+		return c.b.listen(c.life, s, c.names, &ear{
+			unsure: func() {
+				c.lanes.signAll()
+				c.wakeUp()
+			},
+			heard: func(lane string) {
+				c.lanes.sign(lane)
+				c.wakeUp()
+			},
 		})
 	})
 }

@@ -27,8 +27,9 @@ var (
 // link is a connection that comes back: to any of the hosts, with a pause that grows. A Backend has two, so that a
 // server that blocks publishing does not stop acks.
 type link struct {
-	b    *Backend
-	role string
+	b     *Backend
+	role  string
+	after *link // when both are away, that one is dialed first; nil: this one is
 
 	life context.Context
 	end  context.CancelCauseFunc
@@ -40,9 +41,12 @@ type link struct {
 	next int           // endpoint to try first
 }
 
+// A broker that is away is dialed at most twelve times a minute by a process, and is found within five seconds when it is
+// back: at once, for what was only a break, and then in steps.
 const (
-	firstRedial = 50 * time.Millisecond
-	topRedial   = 2 * time.Second
+	redialSoon = 250 * time.Millisecond
+	redialStep = 4200 * time.Millisecond
+	redialBlur = 600 * time.Millisecond
 )
 
 func newLink(b *Backend, role string) *link {
@@ -86,17 +90,21 @@ func (l *link) keep() {
 }
 
 func (l *link) redial() *session {
-	for pause := firstRedial; ; pause = min(2*pause, topRedial) {
-		s, err := l.dialAny(l.life)
-		if err == nil {
-			return s
-		}
-		timer := time.NewTimer(pause/2 + rand.N(pause))
+	for pause := rand.N(redialSoon); ; pause = redialStep + rand.N(redialBlur) {
+		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
 		case <-l.life.Done():
 			timer.Stop()
 			return nil
+		}
+		if l.after != nil { // one of the two looks for the broker
+			if _, err := l.after.session(l.life, time.Hour); err != nil {
+				continue
+			}
+		}
+		if s, err := l.dialAny(l.life); err == nil {
+			return s
 		}
 	}
 }

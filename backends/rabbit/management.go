@@ -12,7 +12,7 @@ import (
 	"github.com/holdfast-queue/holdfast/queue/driver"
 )
 
-// managed asks the management API (https://www.rabbitmq.com/docs/http-api-reference), whose figures are a few seconds old.
+// managed is what AMQP does not tell: how much is leased or held back. It asks the management API (https://www.rabbitmq.com/docs/http-api-reference), whose figures are a few seconds old.
 func (b *Backend) managed(ctx context.Context, n names, lanes map[string]bool) (driver.Gauge, error) {
 	g := driver.Gauge{Oldest: -1}
 	base, err := url.Parse(b.config.Management)
@@ -20,7 +20,7 @@ func (b *Backend) managed(ctx context.Context, n names, lanes map[string]bool) (
 		return g, invalid("", errors.New("Config.Management is not a URL"))
 	}
 	target := base.JoinPath("api", "queues", url.PathEscape(b.config.vhost))
-	target.RawQuery = url.Values{"columns": {"name,messages_ready,messages_unacknowledged"}}.Encode()
+	target.RawQuery = url.Values{"disable_stats": {"true"}, "enable_queue_totals": {"true"}}.Encode()
 	target.User = nil
 	ctx, cancel := context.WithTimeout(ctx, b.config.Timeout)
 	defer cancel()
@@ -58,7 +58,6 @@ func (b *Backend) managed(ctx context.Context, n names, lanes map[string]bool) (
 	for _, q := range queues {
 		switch {
 		case ours[q.Name]:
-			g.Ready += q.Ready
 			g.InFlight += q.Unacked
 		case strings.HasPrefix(q.Name, held):
 			g.Delayed += q.Ready + q.Unacked

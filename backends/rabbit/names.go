@@ -74,6 +74,9 @@ func (n names) exchange() string { return n.queue }
 // hints is the fanout exchange that says where messages arrived.
 func (n names) hints() string { return n.queue + "~hints" }
 
+// will is the queue of the last will of a process that waits.
+func (n names) will(id string) string { return n.queue + "~will~" + id }
+
 // registry is the stream that lists the lanes.
 func (n names) registry() string { return n.queue + "~lanes" }
 

@@ -54,8 +54,10 @@ func (b *Backend) OpenProducer(ctx context.Context, queue string) (driver.Produc
 		return nil, fail(op, err)
 	}
 	p := &Producer{b: b, names: n, hints: newHinter(b, n)}
+	if _, err := p.outlet(ctx); err != nil { // now, so that the first message is sent at once
+		return nil, fail(op, err)
+	}
 	if err := b.register(op, p); err != nil {
-		p.hints.close()
 		return nil, err
 	}
 	return p, nil
@@ -108,7 +110,9 @@ type parcel struct {
 func (p *Producer) pack(ms []*driver.Message, errs driver.BatchError) []*parcel {
 	all := make([]*parcel, 0, len(ms))
 	for i, m := range ms {
-		c := &parcel{index: i, m: m, exchange: p.names.exchange(), key: p.names.key(m.Lane)}
+		// Through the default exchange, which leads to every queue by its name: a queue that was deleted then sends the
+		// message back, while an exchange that was deleted ends the channel, and what became of its messages is not known.
+		c := &parcel{index: i, m: m, key: p.names.lane(m.Lane)}
 		var err error
 		switch {
 		case size(m) > p.b.caps.MaxBytes:
@@ -129,7 +133,7 @@ func (p *Producer) pack(ms []*driver.Message, errs driver.BatchError) []*parcel 
 		}
 		if m.Delay > 0 {
 			c.class = delayClass(m.Delay)
-			c.exchange = p.names.delay(c.class)
+			c.exchange, c.key = p.names.delay(c.class), p.names.key(m.Lane)
 		}
 		all = append(all, c)
 	}

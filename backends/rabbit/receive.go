@@ -65,7 +65,7 @@ func (c *Consumer) receive(ctx context.Context, s *session, w driver.Want, deadl
 		if many {
 			next = min(next, sweepEvery)
 		} else {
-			c.prepare(s, d)
+			next = min(next, c.prepare(s, d))
 		}
 		if err := c.await(ctx, s, wake, next); err != nil {
 			return nil, err
@@ -136,7 +136,7 @@ func (c *Consumer) take(d *demand, most int, wants []driver.LaneWant, many bool)
 				continue
 			}
 			c.inbox = append(c.inbox[:i], c.inbox[i+1:]...)
-			r.k.use = taken
+			r.k.use, r.k.cur = taken, r
 			got = append(got, r)
 			limit--
 		}
@@ -157,23 +157,28 @@ func (c *Consumer) leave(d *demand) {
 	c.reap()
 }
 
-// prepare makes sure that as many consumers wait as messages are wanted.
-func (c *Consumer) prepare(s *session, d *demand) {
+// settleSoon is how long an ack may take to follow the end of its job.
+const settleSoon = 2 * time.Millisecond
+
+// prepare makes sure that as many consumers wait as messages are wanted. It returns when it must be called again, at the
+// latest.
+func (c *Consumer) prepare(s *session, d *demand) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	need := min(d.max, mostOpen)
-	for k := range c.slots {
-		if k.lane == d.lane && k.s == s && !k.closed && (k.use == starting || k.use == open || k.use == taken && k.tag != "" && k.held == nil) {
-			need--
-		}
+	need := min(d.max, mostOpen) - c.waiting(s, d.lane)
+	if need > 0 && !d.patient && c.settling(s, d.lane) {
+		// A free slot means a job that has ended: its own consumer is about to be free, and costs nothing.
+		d.patient = true
+		return settleSoon
 	}
 	for range need {
 		k := c.idleSlot(s, starting)
 		k.lane = d.lane
 		if !c.backgroundLocked(func() { c.start(k) }) {
-			return
+			break
 		}
 	}
+	return time.Hour
 }
 
 // start starts a consumer in the background.
@@ -183,6 +188,7 @@ func (c *Consumer) start(k *slot) {
 	if err == nil {
 		if k.use == starting {
 			k.use = open
+			c.rouse() // it may have brought something already
 		}
 		c.reap()
 		c.mu.Unlock()

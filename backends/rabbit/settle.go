@@ -79,6 +79,10 @@ func (c *Consumer) settle(ctx context.Context, d *driver.Delivery, as func(*rece
 func (c *Consumer) finish(r *receipt, as phase) {
 	c.mu.Lock()
 	keep := c.wants(r.k)
+	r.k.next = keep
+	if keep {
+		c.rouse() // no other consumer need be started
+	}
 	c.mu.Unlock()
 	err := r.k.settle(r, as == acked, keep)
 	r.finish(err, as)
@@ -87,13 +91,16 @@ func (c *Consumer) finish(r *receipt, as phase) {
 		return
 	}
 	c.mu.Lock()
-	alive := r.k.tag != ""
-	if alive && r.k.use == taken && r.k.held == nil {
+	mine, alive := r.k.cur == r, r.k.tag != ""
+	if mine {
+		r.k.cur, r.k.next = nil, false
+	}
+	if mine && alive {
 		r.k.use = open
 		c.reap()
 	}
 	c.mu.Unlock()
-	if !alive {
+	if mine && !alive {
 		c.rest(r.k)
 	}
 }

@@ -32,8 +32,10 @@ type slot struct {
 	lane   string
 	tag    string   // of its consumer; empty: it has none
 	held   *receipt // delivered and not settled
+	cur    *receipt // for which it is taken; nil: none yet, or it is not
+	next   bool     // cur is being settled, and the consumer brings the next message after that
 	closed bool
-	quit   bool // its consumer is being cancelled by us
+	pumped chan struct{} // closed when the consumer started last can bring nothing more
 }
 
 // use is what a slot is doing.
@@ -120,9 +122,9 @@ func (k *slot) consume(lane string) error {
 	if err := k.dial(); err != nil {
 		return err
 	}
-	tag := newTag()
+	tag, pumped := newTag(), make(chan struct{})
 	k.c.mu.Lock()
-	k.tag, k.quit = tag, false // before the first message can arrive
+	k.tag = tag // before the first message can arrive
 	k.c.mu.Unlock()
 	k.c.b.meter.count(callConsume)
 	began := time.Now()
@@ -131,14 +133,16 @@ func (k *slot) consume(lane string) error {
 		return err
 	}
 	k.s.answered(began)
-	if !k.s.spawn(func() { k.pump(got, lane) }) {
+	k.pumped = pumped
+	if !k.s.spawn(func() { k.pump(got, lane, pumped) }) {
 		return amqp.ErrClosed
 	}
 	return nil
 }
 
 // pump takes in what the broker pushes.
-func (k *slot) pump(got <-chan amqp.Delivery, lane string) {
+func (k *slot) pump(got <-chan amqp.Delivery, lane string, done chan<- struct{}) {
+	defer close(done)
 	for m := range got {
 		r := newReceipt(k, &m, lane)
 		k.c.mu.Lock()
@@ -146,7 +150,7 @@ func (k *slot) pump(got <-chan amqp.Delivery, lane string) {
 		if !k.closed {
 			k.c.inbox = append(k.c.inbox, r)
 			if k.use == taken { // the one before is settled, its confirmation is on the way
-				k.use = open
+				k.use, k.cur, k.next = open, nil, false
 			}
 			k.c.rouse()
 			k.c.reap()
@@ -201,7 +205,7 @@ func (k *slot) keep(m *amqp.Delivery, lane string) *receipt {
 	r := newReceipt(k, m, lane)
 	k.c.mu.Lock()
 	defer k.c.mu.Unlock()
-	k.held, k.lane = r, lane
+	k.held, k.cur, k.lane = r, r, lane
 	return r
 }
 
@@ -233,7 +237,7 @@ func (k *slot) retire() error {
 func (k *slot) cancel() error {
 	k.c.mu.Lock()
 	tag := k.tag
-	k.tag, k.quit = "", true
+	k.tag = ""
 	k.c.mu.Unlock()
 	if tag == "" {
 		return nil
@@ -243,6 +247,7 @@ func (k *slot) cancel() error {
 	err := k.ch.Cancel(tag, false)
 	if err == nil {
 		k.s.answered(began)
+		<-k.pumped
 	}
 	return err
 }
@@ -255,7 +260,7 @@ func (k *slot) settle(r *receipt, ack, keep bool) error {
 	k.c.mu.Lock()
 	tag := k.tag
 	if !keep {
-		k.tag, k.quit = "", true
+		k.tag = ""
 	}
 	k.c.mu.Unlock()
 	if tag != "" && !keep {
