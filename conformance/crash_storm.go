@@ -126,7 +126,8 @@ func (e *Env) checkFlow(starts []*history.Run) {
 				done++
 			}
 		}
-		if i == 0 {
+		// A broker that notices a death at once leaves no time in which another message could be done.
+		if gap := time.Duration(r.From - starts[i].From); i == 0 && gap > e.Lease/2 {
 			e.Check(done > 0, "nothing was completed between the first crash and the second")
 		}
 	}

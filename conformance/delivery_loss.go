@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-queue/holdfast/internal/crew"
 	"github.com/holdfast-queue/holdfast/internal/workload"
 	"github.com/holdfast-queue/holdfast/queue"
+	"github.com/holdfast-queue/holdfast/queue/driver"
 )
 
 // ackNotArrived gives acks into a connection that is silent by then, and breaks it before it is mended.
@@ -38,7 +39,9 @@ func ackNotArrived(e *Env) {
 	for _, d := range again {
 		e.Must(d.Ack(e.Ctx), "ack")
 	}
-	if e.Network {
+	// Where a redelivery is only flagged, it is counted through a copy: a cut between the copy and the ack of the original
+	// leaves both, and what came back after an ack may be the other one.
+	if e.Network && e.Caps.Counting != driver.Flagged {
 		e.acksCutShort(taker)
 	}
 	e.Valid(history.Options{Drained: true, Fencing: e.Caps.Fencing})

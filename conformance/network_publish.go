@@ -82,7 +82,8 @@ func confirmationLost(e *Env) {
 	e.Check(err == nil, "sent again after the confirmation was lost: %v", err)
 	e.drainQueue()
 	// Without deduplication the second copy is there as well.
-	v := e.Valid(history.Options{Drained: true, AllowUnexplained: e.Caps.Dedup == 0})
+	v := e.Judge(history.Options{Drained: true, AllowUnexplained: true})
+	e.Check(v.Lost == 0 && v.Unexpected == 0 && v.Overlaps == 0 && (v.Valid || e.Caps.Dedup == 0), "the history is not valid: %v", v.InvalidReasons)
 	e.Check(v.Recovered == 1 && v.Completed == 2, "of two stored messages %d were completed, %d of them without a confirmation", v.Completed, v.Recovered)
 	runs := len(runsOf(e.Timeline().Message(again.ID)))
 	if e.Caps.Dedup > 0 {

@@ -36,6 +36,7 @@ type Consumer struct {
 	calls   gate
 	lanes   *lanes
 	hints   *hinter
+	back    *Producer // of copies that go back; nobody else's
 
 	life context.Context // ends with Close
 	end  context.CancelCauseFunc
@@ -84,7 +85,7 @@ func (b *Backend) OpenConsumer(ctx context.Context, queue string, config driver.
 	}
 	c := &Consumer{
 		b: b, names: n, term: config.Term, lanes: newLanes(), hints: newHinter(b, n), slots: map[*slot]struct{}{},
-		demands: map[*demand]struct{}{}, wake: make(chan struct{}),
+		demands: map[*demand]struct{}{}, wake: make(chan struct{}), back: &Producer{b: b, names: n},
 	}
 	if c.term == 0 {
 		c.term = defaultTerm

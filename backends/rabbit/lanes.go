@@ -12,11 +12,11 @@ import (
 
 const (
 	// A waiting worker looks at the lanes for what no hint told of: at the default lane, for which there are none, every
-	// second, at the others every five seconds, and at a hundred a second at most, which is enough for 500.
+	// second, at the others every five seconds, and at 160 a second at most: that leaves room for 500.
 	sweepEvery = 250 * time.Millisecond
-	sweepLanes = 25
+	sweepLanes = 40
 	sweepNone  = time.Second
-	stale      = 5 * time.Second // how long it is believed that a lane is empty
+	staleAfter = 5 * time.Second // how long it is believed that a lane is empty
 	// relearn is how often somebody who serves any lane looks whether there are lanes.
 	relearn = 2 * time.Second
 )
@@ -112,12 +112,13 @@ func (l *lanes) signAll() {
 	l.hearing = true
 }
 
-// ready reports whether a lane may hold something, and the number of signs for it, for empty.
-func (l *lanes) ready(name string) (ready bool, signs uint64) {
+// ready reports whether a lane may hold something: told by a sign, or stale, since too long ago nobody looked. The number
+// of signs is for empty.
+func (l *lanes) ready(name string) (told, stale bool, signs uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	k := l.get(name)
-	return k.signs != k.seen || time.Since(k.checked) > stale, k.signs
+	return k.signs != k.seen, time.Since(k.checked) > staleAfter, k.signs
 }
 
 // empty notes that a lane was found empty; signs that came since ready stay.
@@ -137,7 +138,7 @@ func (l *lanes) due(wants []driver.LaneWant) []string {
 	for i := range wants {
 		name := wants[(l.next+i)%len(wants)].Lane
 		k := l.get(name)
-		every := stale
+		every := staleAfter
 		if name == "" {
 			every = sweepNone
 		}

@@ -48,7 +48,7 @@ func plainText(s string) bool {
 // reserved reports whether a name means something to the broker or to this package.
 func reserved(name string) bool {
 	switch strings.ToLower(name) {
-	case "cc", "bcc", packedHeader, tagHeader, receivedHeader:
+	case "cc", "bcc", packedHeader, tagHeader, beforeHeader, backHeader, receivedHeader:
 		return true
 	}
 	return len(name) >= 2 && strings.EqualFold(name[:2], "x-")
@@ -170,7 +170,7 @@ func decode(d *amqp.Delivery) driver.Message {
 	}
 	for name, value := range d.Headers {
 		switch {
-		case name == tagHeader, name == packedHeader && rest != nil:
+		case name == tagHeader, name == beforeHeader, name == backHeader, name == packedHeader && rest != nil:
 		case name == packedHeader && err != nil: // it only looks like ours
 			m.Header[name] = text(value)
 		case !fromBroker(name, value):

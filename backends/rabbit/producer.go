@@ -104,6 +104,8 @@ type parcel struct {
 	sent     *amqp.DeferredConfirmation
 	err      error
 	tag      string
+
+	tagHeader string // the header that the tag is in
 }
 
 // pack makes parcels of what can be sent, and notes why the rest cannot.
@@ -112,7 +114,7 @@ func (p *Producer) pack(ms []*driver.Message, errs driver.BatchError) []*parcel 
 	for i, m := range ms {
 		// Through the default exchange, which leads to every queue by its name: a queue that was deleted then sends the
 		// message back, while an exchange that was deleted ends the channel, and what became of its messages is not known.
-		c := &parcel{index: i, m: m, key: p.names.lane(m.Lane)}
+		c := &parcel{index: i, m: m, key: p.names.lane(m.Lane), tagHeader: tagHeader}
 		var err error
 		switch {
 		case size(m) > p.b.caps.MaxBytes:
@@ -350,7 +352,10 @@ func (o *outlet) read(returns <-chan amqp.Return, closes <-chan *amqp.Error) {
 				}
 				return
 			}
-			tag, _ := r.Headers[tagHeader].(string)
+			tag, copied := r.Headers[backHeader].(string)
+			if !copied {
+				tag, _ = r.Headers[tagHeader].(string)
+			}
 			o.mu.Lock()
 			o.back[tag] = true
 			o.mu.Unlock()
@@ -398,7 +403,7 @@ func (o *outlet) send(c *parcel) (*amqp.DeferredConfirmation, error) {
 	if c.pub.Headers == nil {
 		c.pub.Headers = amqp.Table{}
 	}
-	c.pub.Headers[tagHeader] = c.tag
+	c.pub.Headers[c.tagHeader] = c.tag
 	o.s.b.meter.count(callPublish)
 	sent, err := o.ch.PublishWithDeferredConfirm(c.exchange, c.key, true, false, c.pub)
 	switch {

@@ -204,6 +204,7 @@ func (c *Consumer) start(k *slot) {
 
 // pick asks the lanes that may hold something, in order, until there is enough.
 func (c *Consumer) pick(ctx context.Context, s *session, most int, wants []driver.LaneWant) (got []*receipt, err error) {
+	guesses := 0
 	for _, w := range wants {
 		left := most - len(got)
 		if left == 0 {
@@ -212,8 +213,12 @@ func (c *Consumer) pick(ctx context.Context, s *session, most int, wants []drive
 		if w.Max > 0 {
 			left = min(left, w.Max)
 		}
-		ready, signs := c.lanes.ready(w.Lane)
-		if !ready {
+		told, stale, signs := c.lanes.ready(w.Lane)
+		switch {
+		case told:
+		case stale && guesses < sweepLanes: // hundreds of them would hold up the lane that a hint told of
+			guesses++
+		default:
 			continue
 		}
 		n, err := c.look(ctx, s, w.Lane, signs)
@@ -332,7 +337,7 @@ func (c *Consumer) deliver(ctx context.Context, got []*receipt, err error) ([]*d
 
 func (c *Consumer) delivery(r *receipt, lease driver.Lease) *driver.Delivery {
 	d := &driver.Delivery{
-		Message: decode(r.m), Redelivered: r.m.Redelivered, SentAt: sentAt(r.m), Granted: lease, Receipt: r, Raw: r.m,
+		Message: decode(r.m), Redelivered: c.b.losses(r.m) > 0, SentAt: sentAt(r.m), Granted: lease, Receipt: r, Raw: r.m,
 	}
 	d.Lane, d.Priority = r.lane, c.b.fromWire(r.m.Priority)
 	if d.ID == "" {
@@ -343,7 +348,7 @@ func (c *Consumer) delivery(r *receipt, lease driver.Lease) *driver.Delivery {
 		d.DeliveryCount = 1 + count(r.m.Headers, "x-acquired-count")
 		d.Unended = count(r.m.Headers, "x-delivery-count")
 	case driver.Counted:
-		d.DeliveryCount = 1 + count(r.m.Headers, "x-delivery-count")
+		d.DeliveryCount = 1 + c.b.losses(r.m)
 	}
 	return d
 }

@@ -228,7 +228,7 @@ func (k *slot) retire() error {
 	if _, err := held.begin(); err != nil {
 		return err
 	}
-	err := k.send(held, false)
+	err := k.giveBackHeld(held)
 	held.finish(err, returned)
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -161,6 +162,30 @@ func (c *RabbitCluster) Registered(ctx context.Context, vhost, queue string) err
 		})
 		if err != nil {
 			return fmt.Errorf("quorum queue %s at %s: %w", queue, n.name, err)
+		}
+	}
+	return nil
+}
+
+// RegisteredAll is Registered for every quorum queue that there is.
+func (c *RabbitCluster) RegisteredAll(ctx context.Context) error {
+	if c.native == nil {
+		return nil
+	}
+	var queues []struct {
+		Name  string `json:"name"`
+		Vhost string `json:"vhost"`
+		Type  string `json:"type"`
+	}
+	if err := c.api(ctx, http.MethodGet, "/api/queues?disable_stats=true", nil, &queues); err != nil {
+		return fmt.Errorf("list the queues: %w", err)
+	}
+	for _, q := range queues {
+		if q.Type != "quorum" {
+			continue
+		}
+		if err := c.Registered(ctx, q.Vhost, q.Name); err != nil {
+			return err
 		}
 	}
 	return nil

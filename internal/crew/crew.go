@@ -155,7 +155,7 @@ func (p *Proc) signal(kind history.Kind, s syscall.Signal, name string) error {
 	if err := p.crew.journal.Write(history.Event{Kind: kind, Proc: p.Spec.Name, Signal: name}); err != nil {
 		return err
 	}
-	if err := p.cmd.Process.Signal(s); err != nil {
+	if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) { // it ends by itself just now
 		return fmt.Errorf("worker %s: %w", p.Spec.Name, err)
 	}
 	return nil
@@ -208,7 +208,7 @@ func (c *Crew) Close() error {
 	var errs []error
 	for _, p := range c.Procs() {
 		if p.Alive() {
-			if err := p.Kill(); err != nil && p.Alive() && !errors.Is(err, os.ErrProcessDone) {
+			if err := p.Kill(); err != nil && p.Alive() {
 				errs = append(errs, err)
 			}
 		}
