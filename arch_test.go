@@ -52,6 +52,7 @@ var mayDependOn = map[string][]string{
 	"/queue/middleware":    {module + "/queue"},
 	"/backends/memory":     {module + "/queue/driver"},
 	"/backends/nats":       {module + "/queue/driver", "github.com/nats-io/nats.go", "github.com/nats-io/nkeys", "github.com/nats-io/nuid", "github.com/klauspost/compress", "golang.org/x/crypto", "golang.org/x/sys"},
+	"/backends/rabbit":     {module + "/queue/driver", "github.com/rabbitmq/amqp091-go"},
 	"/conformance/history": {"golang.org/x/sys"},
 	"/conformance/proxy":   {},
 	"/internal/workload":   {"go.yaml.in/yaml", "github.com/HdrHistogram/hdrhistogram-go"},

@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-queue/holdfast/backends/memory"
 	"github.com/holdfast-queue/holdfast/backends/nats"
 	"github.com/holdfast-queue/holdfast/backends/nats/embedded"
+	"github.com/holdfast-queue/holdfast/backends/rabbit"
 	"github.com/holdfast-queue/holdfast/queue/driver"
 )
 
@@ -21,11 +22,13 @@ const (
 	NATS         = "nats"          // nats://[user:password@]host[:port]: a server that runs already
 	NATSEmbedded = "nats+embedded" // nats+embedded:///dir[?sync=always]: a server in this process; no dir: a temporary one
 	Memory       = "memory"        // memory://: in this process, gone with it
+	AMQP         = "amqp"          // amqp://[user:password@]host[:port][,host…]/vhost[?type=classic&…]: RabbitMQ; see rabbit.Config
+	AMQPS        = "amqps"         // the same over TLS
 )
 
 // Forms are the forms of URL that Open knows, for messages and help texts.
 func Forms() []string {
-	return []string{"nats+embedded:///dir (no dir: a temporary one)", "nats://host[:port]", "memory://"}
+	return []string{"nats+embedded:///dir (no dir: a temporary one)", "nats://host[:port]", "amqp[s]://host[:port]/vhost", "memory://"}
 }
 
 // URLError is a URL that names no broker that Open knows.
@@ -49,6 +52,8 @@ func Open(ctx context.Context, text string) (driver.Backend, error) {
 		return memory.Open(memory.Config{}), nil
 	case NATSEmbedded:
 		return openEmbedded(ctx, text)
+	case AMQP, AMQPS:
+		return openRabbit(ctx, text)
 	default:
 		return openNATS(ctx, text)
 	}
@@ -90,6 +95,14 @@ func openNATS(ctx context.Context, text string) (driver.Backend, error) {
 	return b, nil
 }
 
+func openRabbit(ctx context.Context, text string) (driver.Backend, error) {
+	b, err := rabbit.Open(ctx, rabbit.Config{URL: text})
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
 // embeddedNATS stops its server when it is closed.
 type embeddedNATS struct {
 	*nats.Backend
@@ -119,6 +132,12 @@ func (b embeddedNATS) Close(ctx context.Context) error {
 func parse(text string) (*url.URL, error) {
 	fail := func(problem, hint string) error { return &URLError{URL: Redact(text), Problem: problem, Hint: hint} }
 	known := "use one of " + strings.Join(Forms(), ", ")
+	if scheme, _, _ := strings.Cut(text, ":"); scheme == AMQP || scheme == AMQPS { // several hosts are no URL to net/url
+		if err := rabbit.CheckURL(text); err != nil {
+			return nil, fail(err.Error(), "write it like amqp://user:password@localhost:5672/vhost")
+		}
+		return &url.URL{Scheme: scheme}, nil
+	}
 	u, err := url.Parse(text)
 	if err != nil {
 		var reason *url.Error

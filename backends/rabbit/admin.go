@@ -21,6 +21,13 @@ func (b *Backend) DeleteQueue(ctx context.Context, queue string) error {
 		if err := b.exists(ctx, s, n.queue); err != nil {
 			return err
 		}
+		if b.config.Existing { // the exchange of that name is somebody else's
+			return s.call(ctx, func(ch *amqp.Channel) error {
+				b.meter.count(callDeclare)
+				_, err := ch.QueueDelete(n.queue, false, false, false)
+				return err
+			})
+		}
 		lanes, err := b.lanesOf(ctx, s, n)
 		if err != nil {
 			return err
@@ -55,6 +62,9 @@ func (b *Backend) remove(ch *amqp.Channel, n names, lanes map[string]bool) error
 // what is leased is gone, and consumers lose it with ErrLeaseLost.
 func (b *Backend) PurgeQueue(ctx context.Context, queue string) error {
 	return b.manage(ctx, "purge queue", queue, func(s *session, n names) error {
+		if b.config.Existing {
+			return invalid("", errors.New("the queue would be deleted and made anew: Config.Existing is set"))
+		}
 		if err := b.exists(ctx, s, n.queue); err != nil {
 			return err
 		}

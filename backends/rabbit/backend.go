@@ -24,9 +24,11 @@ type Backend struct {
 	life context.Context // ends when Close begins
 	end  context.CancelCauseFunc
 	work sync.WaitGroup // watchers
+	late sync.WaitGroup // what goes on after a Close that ran out of time
 
 	mu     sync.Mutex
 	closed bool
+	gone   bool // the connections have ended
 	open   map[closer]struct{}
 }
 
@@ -81,6 +83,9 @@ func Open(ctx context.Context, c Config) (*Backend, error) {
 // inspect learns what the server can do.
 func (b *Backend) inspect() error {
 	s := b.in.now()
+	if s == nil { // it was lost again
+		return &driver.Error{Kind: driver.Unavailable, Err: errDisconnected}
+	}
 	product, _ := s.conn.Properties["product"].(string)
 	version, _ := s.conn.Properties["version"].(string)
 	if product != "RabbitMQ" || !atLeast(version, 4, 0) {
@@ -131,7 +136,7 @@ func (b *Backend) wirePriority(p int) uint8 {
 	case b.config.Type == Classic:
 		return uint8(min(max(p, 0), b.config.MaxPriority)) //nolint:gosec // at most 255
 	default: // the client library cannot send 0
-		return uint8(min(max(p+quorumDefault, 1), quorumHighest)) //nolint:gosec // at most 31
+		return uint8(min(max(p, 1-quorumDefault), quorumHighest-quorumDefault) + quorumDefault) //nolint:gosec // at most 31
 	}
 }
 
@@ -193,6 +198,34 @@ func (b *Backend) shutdown() {
 	b.work.Wait()
 	b.in.close()
 	b.out.close()
+	b.mu.Lock()
+	b.gone = true
+	b.mu.Unlock()
+	b.late.Wait()
+}
+
+// outlast runs f, which ends with the connections at the latest, and waits for it until ctx ends; then shutdown does.
+func (b *Backend) outlast(ctx context.Context, f func()) error {
+	done := make(chan struct{})
+	run := func() {
+		defer close(done)
+		f()
+	}
+	b.mu.Lock()
+	gone := b.gone
+	if !gone {
+		b.late.Go(run)
+	}
+	b.mu.Unlock()
+	if gone {
+		run()
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // register adds a producer or consumer.

@@ -101,6 +101,12 @@ type endpoint struct {
 	tls  bool
 }
 
+// CheckURL says what is wrong with the URL of a Config, if anything is, without connecting. The error holds no password.
+func CheckURL(text string) error {
+	c := Config{URL: text}
+	return c.setDefaults()
+}
+
 // setDefaults reads the URL, fills what is zero and refuses what cannot work. Its errors hold no credentials.
 func (c *Config) setDefaults() error {
 	if err := c.readURL(); err != nil {

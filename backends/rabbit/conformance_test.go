@@ -21,6 +21,9 @@ import (
 const testBeat = 2 * time.Second
 
 func TestConformance(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it starts brokers: run it with make conformance BACKEND=rabbit")
+	}
 	for _, mode := range []struct{ name, version, kind string }{
 		{"rabbit-quorum", "4.3", "quorum"},
 		{"rabbit-classic", "4.3", "classic"},

@@ -48,6 +48,9 @@ type Consumer struct {
 	inbox   []*receipt // arrived and not taken
 	demands map[*demand]struct{}
 	ended   time.Time // when the last Receive did
+	out     int       // deliveries that the caller has, those being settled included
+	room    int       // how many it has and wants in all: an estimate
+	roomed  time.Time // when that was made
 	tight   time.Time // since when there is more than is wanted; zero: there is not
 	reaper  *time.Timer
 	fault   error // of a consumer that could not be started
@@ -143,7 +146,7 @@ func (c *Consumer) withdraw(r *receipt) {
 func (c *Consumer) idleSlot(s *session, as use) *slot {
 	for k := range c.slots {
 		if k.use == idle && k.s == s && !k.closed {
-			k.use, k.cur, k.next = as, nil, false
+			k.use, k.cur, k.next, k.verdict = as, nil, false, false
 			return k
 		}
 	}
@@ -155,16 +158,19 @@ func (c *Consumer) idleSlot(s *session, as use) *slot {
 // rest makes a slot idle, or closes it if there are enough of them.
 func (c *Consumer) rest(k *slot) {
 	c.mu.Lock()
-	k.use = idle
 	n := 0
 	for other := range c.slots {
 		if other.use == idle {
 			n++
 		}
 	}
+	enough := n >= spare
+	if k.use = idle; enough {
+		k.use = leaving // nobody claims it on its way
+	}
 	c.rouse()
 	c.mu.Unlock()
-	if n > spare {
+	if enough {
 		k.fail(errUnwanted)
 	}
 }
@@ -246,10 +252,50 @@ func (c *Consumer) wants(k *slot) bool {
 			free += min(d.max, mostOpen)
 		}
 	}
-	if free == 0 {
-		return time.Since(c.ended) < grace && c.waiting(k.s, k.lane) == 0
+	// The demand does not count the job of this delivery, and others that are being settled: the caller's room does. Between
+	// two calls of Receive there is none for a moment.
+	waiting, since := c.waiting(k.s, k.lane), time.Since(c.ended)
+	if free == 0 && since >= settleSoon {
+		return since < grace && waiting == 0
 	}
-	return free > c.waiting(k.s, k.lane)
+	return free > waiting || waiting+c.running(k) < c.room
+}
+
+// roomFresh is how long an estimate of the caller's room stands against smaller ones.
+const roomFresh = time.Second
+
+// estimate notes how much the caller has and wants. It lacks what was settled a moment ago and is not asked for yet, so that
+// the highest of several is right. c.mu is held.
+func (c *Consumer) estimate() {
+	n := c.out
+	for d := range c.demands {
+		n += min(d.max, mostOpen)
+	}
+	if now := time.Now(); n >= c.room || now.Sub(c.roomed) > roomFresh {
+		c.room, c.roomed = n, now
+	}
+}
+
+// handed notes that the caller has a delivery, or that it has it no more. c.mu is held.
+func (c *Consumer) handed(r *receipt, has bool) {
+	switch {
+	case has && !r.handed && !r.k.closed:
+		r.handed = true
+		c.out++
+	case !has && r.handed:
+		r.handed = false
+		c.out--
+	}
+}
+
+// running is how many deliveries the caller works on, without that of a slot. c.mu is held.
+func (c *Consumer) running(but *slot) (n int) {
+	for k := range c.slots {
+		if k != but && k.use == taken && k.cur != nil && !k.next && !k.verdict {
+			n++
+		}
+	}
+	return n
 }
 
 // waiting is how many slots wait for a message of a lane, or are about to. c.mu is held.
@@ -277,25 +323,14 @@ func (c *Consumer) settling(s *session, lane string) bool {
 func (c *Consumer) Close(ctx context.Context) error {
 	defer c.b.forget(c)
 	c.end(driver.Closed)
-	select {
-	case <-c.calls.shut():
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	c.mu.Lock()
-	c.over = true
-	c.mu.Unlock()
-	done := make(chan struct{})
-	go func() { // ends with its slots: at the latest with the session
-		defer close(done)
+	calls := c.calls.shut()
+	return c.b.outlast(ctx, func() {
+		<-calls
+		c.mu.Lock()
+		c.over = true
+		c.mu.Unlock()
 		c.shut()
-	}()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	})
 }
 
 // shut gives back everything and waits for what goes on.

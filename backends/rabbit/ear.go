@@ -25,6 +25,9 @@ const (
 
 // listen reports hints until ctx or the session ends.
 func (b *Backend) listen(ctx context.Context, s *session, n names, e *ear) error {
+	if _, err := b.unblockedOut(); err != nil { // no will can be left
+		return err
+	}
 	ch, err := s.open()
 	if err != nil {
 		return err
@@ -34,7 +37,7 @@ func (b *Backend) listen(ctx context.Context, s *session, n names, e *ear) error
 	if err != nil {
 		return err
 	}
-	will, err := b.leaveWill(s, n)
+	will, err := b.leaveWill(ctx, s, n)
 	if err != nil {
 		return err
 	}
@@ -101,12 +104,23 @@ type will struct {
 	gone chan *amqp.Error
 }
 
-func (b *Backend) leaveWill(s *session, n names) (*will, error) {
+// It is published through the other connection: a server that is short of memory or disk reads nothing more from one that
+// publishes, no ack and no extension.
+func (b *Backend) leaveWill(ctx context.Context, s *session, n names) (w *will, err error) {
+	out, err := b.unblockedOut()
+	if err != nil {
+		return nil, err
+	}
 	ch, err := s.open()
 	if err != nil {
 		return nil, err
 	}
-	w := &will{b: b, ch: ch, name: n.will(rand.Text()), gone: ch.NotifyClose(make(chan *amqp.Error, 1))}
+	defer func() {
+		if err != nil {
+			_ = ch.Close()
+		}
+	}()
+	w = &will{b: b, ch: ch, name: n.will(rand.Text()), gone: ch.NotifyClose(make(chan *amqp.Error, 1))}
 	b.meter.count(callDeclare)
 	_, err = ch.QueueDeclare(w.name, true, false, false, false, amqp.Table{
 		amqp.QueueTypeArg: amqp.QueueTypeClassic, "x-message-ttl": int64(0), "x-expires": willExpires.Milliseconds(),
@@ -121,15 +135,38 @@ func (b *Backend) leaveWill(s *session, n names) (*will, error) {
 		return nil, err
 	}
 	b.meter.count(callPublish)
-	if err := ch.Publish("", w.name, false, false, amqp.Publishing{Type: willType}); err != nil {
+	err = out.call(ctx, func(ch *amqp.Channel) error {
+		return ch.Publish("", w.name, false, false, amqp.Publishing{Type: willType})
+	})
+	if err != nil {
 		return nil, err
 	}
-	m, open := <-got // or its end with the channel: a message that cannot be delivered at once is gone
-	if !open {
-		return nil, amqp.ErrClosed
+	timer := time.NewTimer(b.config.Timeout) // a message that cannot be delivered at once is gone
+	defer timer.Stop()
+	select {
+	case m, open := <-got:
+		if !open {
+			return nil, amqp.ErrClosed
+		}
+		w.held = m
+		return w, nil
+	case <-timer.C:
+		return nil, errDisconnected
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	}
-	w.held = m
-	return w, nil
+}
+
+// unblockedOut is the connection that publishes, if it may now.
+func (b *Backend) unblockedOut() (*session, error) {
+	switch out := b.out.now(); {
+	case out == nil || out.ctx.Err() != nil:
+		return nil, errDisconnected
+	case !out.isClear():
+		return nil, errBlocked
+	default:
+		return out, nil
+	}
 }
 
 // withdraw ends a will without executing it, if it can.

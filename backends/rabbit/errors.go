@@ -23,8 +23,8 @@ func classify(err error) driver.Kind {
 	switch {
 	case err == nil:
 		return driver.Unknown
-	case errors.Is(err, amqp.ErrVhost):
-		return driver.NotFound // the library's code for it is that of a refusal
+	case errors.Is(err, amqp.ErrCredentials), errors.Is(err, amqp.ErrVhost):
+		return driver.Unavailable // what the library guesses of a server that hung up; one that refuses says so itself (login)
 	case errors.As(err, &broker):
 		return brokerKind(broker)
 	case isBareContext(err):

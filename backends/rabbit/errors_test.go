@@ -28,9 +28,10 @@ func TestClassify(t *testing.T) {
 		want driver.Kind
 	}{
 		{brokerError(403, "ACCESS_REFUSED - write access to exchange 'q' refused for user 'u'"), driver.Denied},
-		{amqp.ErrCredentials, driver.Denied},
+		{brokerError(403, "ACCESS_REFUSED - Login was refused using authentication mechanism PLAIN. For details see the broker logfile."), driver.Denied},
+		{amqp.ErrCredentials, driver.Unavailable},
 		{amqp.ErrSASL, driver.Denied},
-		{amqp.ErrVhost, driver.NotFound},
+		{amqp.ErrVhost, driver.Unavailable},
 		{brokerError(404, "NOT_FOUND - no queue 'q' in vhost '/'"), driver.NotFound},
 		{brokerError(404, "NOT_FOUND - home node 'r@a' of durable queue 'q' in vhost '/' is down or inaccessible"), driver.Unavailable},
 		{brokerError(404, "NOT_FOUND - failed to perform operation on queue 'q' in vhost '/' due to timeout"), driver.Unavailable},

@@ -80,6 +80,11 @@ func (h *hinter) close() {
 
 func (h *hinter) run(done chan struct{}) {
 	defer close(done)
+	defer func() {
+		if h.ch != nil {
+			_ = h.ch.Close()
+		}
+	}()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {

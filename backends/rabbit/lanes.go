@@ -37,6 +37,7 @@ type lanes struct {
 type lane struct {
 	signs, seen uint64
 	checked     time.Time
+	absent      time.Time // when a consumer found no queue; zero: there is one, as far as is known
 }
 
 func newLanes() *lanes {
@@ -99,7 +100,26 @@ func (l *lanes) listening() bool {
 func (l *lanes) sign(name string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.get(name).signs++
+	k := l.get(name)
+	k.signs++
+	k.absent = time.Time{}
+}
+
+// missing notes that a lane has no queue yet, or none any more.
+func (l *lanes) missing(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.get(name).absent = time.Now()
+}
+
+// again is how long not to look for the queue of a lane that has none.
+func (l *lanes) again(name string) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if k := l.get(name); !k.absent.IsZero() {
+		return sweepNone - time.Since(k.absent)
+	}
+	return 0
 }
 
 // signAll notes that nothing is known.

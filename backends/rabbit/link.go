@@ -70,7 +70,11 @@ func (l *link) open(ctx context.Context) error {
 func (l *link) keep() {
 	for {
 		s := l.now()
-		<-s.ctx.Done()
+		select {
+		case <-s.ctx.Done():
+		case <-l.life.Done(): // close may have come before this session was there to be ended
+			s.end(driver.Closed)
+		}
 		l.mu.Lock()
 		l.back = make(chan struct{})
 		l.cur = nil
@@ -182,16 +186,18 @@ func (l *link) dial(ctx context.Context, e endpoint) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	var wire net.Conn
+	unhook := func() bool { return true }
+	properties := amqp.Table{"connection_name": c.Name + " " + l.role, "product": "Holdfast"}
 	config := amqp.Config{
-		Vhost: c.vhost, Heartbeat: c.Heartbeat, Locale: "en_US",
-		SASL:       []amqp.Authentication{&amqp.PlainAuth{Username: c.user, Password: c.password}},
-		Properties: amqp.Table{"connection_name": c.Name + " " + l.role, "product": "Holdfast"},
+		Vhost: c.vhost, Heartbeat: c.Heartbeat, Locale: "en_US", Properties: properties,
+		SASL: []amqp.Authentication{&login{amqp.PlainAuth{Username: c.user, Password: c.password}, properties}},
 		Dial: func(network, addr string) (net.Conn, error) {
 			raw, err := c.Dial(ctx, network, addr)
 			if err != nil {
 				return nil, err
 			}
 			wire = &bounded{Conn: raw, most: c.Timeout}
+			unhook = context.AfterFunc(ctx, func() { _ = raw.Close() }) // the library's handshake knows no context
 			deadline, _ := ctx.Deadline()
 			return wire, wire.SetDeadline(deadline) // of the handshake; heartbeats move it later
 		},
@@ -202,6 +208,9 @@ func (l *link) dial(ctx context.Context, e endpoint) (*session, error) {
 		config.TLSClientConfig = tlsFor(c.tlsConfig, e.host)
 	}
 	conn, err := amqp.DialConfig((&url.URL{Scheme: scheme, Host: e.addr, Path: "/"}).String(), config)
+	if !unhook() && err == nil { // closed under it
+		err = context.Cause(ctx)
+	}
 	if err != nil {
 		if wire != nil {
 			_ = wire.Close()
@@ -212,6 +221,22 @@ func (l *link) dial(ctx context.Context, e endpoint) (*session, error) {
 		return nil, err
 	}
 	return newSession(l, conn, wire), nil
+}
+
+// login has the server say at once that it refuses the credentials. To a client that does not declare that it understands
+// this the server says nothing for three seconds and hangs up, like one that dies; the client library does not, and
+// overwrites what its caller declares, just before it asks for the response.
+type login struct {
+	amqp.PlainAuth
+	properties amqp.Table
+}
+
+// Response implements amqp.Authentication.
+func (l *login) Response() string {
+	if can, is := l.properties["capabilities"].(amqp.Table); is {
+		can["authentication_failure_close"] = true
+	}
+	return l.PlainAuth.Response()
 }
 
 func tlsFor(c *tls.Config, host string) *tls.Config {
@@ -298,9 +323,11 @@ func (s *session) watch(closes <-chan *amqp.Error, blocks <-chan amqp.Blocking) 
 				blocks = nil
 			case b.Active:
 				s.b.config.Logger.Warn("rabbitmq: publishing is blocked", slog.String("reason", b.Reason))
-				wait := make(chan struct{})
-				s.clear.Store(&wait)
-			default:
+				if s.isClear() {
+					wait := make(chan struct{})
+					s.clear.Store(&wait)
+				}
+			case !s.isClear():
 				close(*s.clear.Load())
 			}
 		case <-s.ctx.Done():
@@ -336,12 +363,20 @@ func (s *session) spawn(f func()) bool {
 
 const closeWait = 500 * time.Millisecond
 
-// unblocked waits while the server blocks publishing.
-func (s *session) unblocked(ctx context.Context) error {
+// isClear reports whether the server lets us publish.
+func (s *session) isClear() bool {
 	select {
 	case <-*s.clear.Load():
-		return nil
+		return true
 	default:
+		return false
+	}
+}
+
+// unblocked waits while the server blocks publishing.
+func (s *session) unblocked(ctx context.Context) error {
+	if s.isClear() {
+		return nil
 	}
 	select {
 	case <-*s.clear.Load():
@@ -413,13 +448,17 @@ func (s *session) proven() time.Time { return s.born.Add(time.Duration(s.proof.L
 func (s *session) patience() time.Duration { return s.beat * 3 / 2 }
 
 // ping asks the server for any answer and returns when the question was sent.
-func (s *session) ping(ctx context.Context) (sent time.Time, err error) {
-	err = s.call(ctx, func(ch *amqp.Channel) error {
+func (s *session) ping(ctx context.Context) (time.Time, error) {
+	var sent time.Time
+	err := s.call(ctx, func(ch *amqp.Channel) error {
 		s.b.meter.count(callPing)
 		sent = time.Now()
 		return ch.Qos(1, 0, false)
 	})
-	return sent, err
+	if err != nil { // the call may go on, and writes sent
+		return time.Time{}, err
+	}
+	return sent, nil
 }
 
 // drop ends a connection that does not answer.

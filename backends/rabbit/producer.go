@@ -26,10 +26,26 @@ type Producer struct {
 	calls gate
 	hints *hinter
 
-	mu    sync.Mutex
+	turn  turn    // guards the two below, also while the server is asked
 	ch    *outlet // nil: none yet, or it has ended
 	known *known
+
+	forget atomic.Bool // known is no longer true
 }
+
+// turn is a lock that is waited for no longer than a context lasts.
+type turn chan struct{}
+
+func (t turn) take(ctx context.Context) error {
+	select {
+	case t <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (t turn) leave() { <-t }
 
 // known is what is known to exist at the server, in one session.
 type known struct {
@@ -53,7 +69,7 @@ func (b *Backend) OpenProducer(ctx context.Context, queue string) (driver.Produc
 	if err != nil {
 		return nil, fail(op, err)
 	}
-	p := &Producer{b: b, names: n, hints: newHinter(b, n)}
+	p := &Producer{b: b, names: n, hints: newHinter(b, n), turn: make(turn, 1)}
 	if _, err := p.outlet(ctx); err != nil { // now, so that the first message is sent at once
 		return nil, fail(op, err)
 	}
@@ -167,7 +183,7 @@ func (p *Producer) prepare(ctx context.Context, out *outlet, parcels []*parcel, 
 }
 
 func (p *Producer) inSession(s *session) *known {
-	if p.known == nil || p.known.session != s {
+	if p.forget.Swap(false) || p.known == nil || p.known.session != s {
 		p.known = &known{session: s, made: map[string]bool{}, delays: map[time.Duration]time.Time{}}
 	}
 	return p.known
@@ -178,20 +194,20 @@ func (p *Producer) ensureLane(ctx context.Context, s *session, lane string) erro
 	if lane == "" {
 		return nil
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	if err := p.turn.take(ctx); err != nil {
+		return err
+	}
+	defer p.turn.leave()
 	k := p.inSession(s)
 	if k.made[lane] {
 		return nil
 	}
 	if k.lanes == nil {
-		err := s.do(ctx, func() (err error) {
-			k.lanes, err = p.b.lanesOf(ctx, s, p.names)
-			return err
-		})
+		lanes, err := p.b.lanesOf(ctx, s, p.names)
 		if err != nil {
 			return err
 		}
+		k.lanes = lanes
 	}
 	if !k.lanes[lane] {
 		if err := p.b.enter(ctx, s, p.names, lane); err != nil {
@@ -207,8 +223,10 @@ func (p *Producer) ensureLane(ctx context.Context, s *session, lane string) erro
 }
 
 func (p *Producer) ensureDelay(ctx context.Context, s *session, class time.Duration) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	if err := p.turn.take(ctx); err != nil {
+		return err
+	}
+	defer p.turn.leave()
 	k := p.inSession(s)
 	if at, made := k.delays[class]; made && time.Since(at) < delayFresh {
 		return nil
@@ -237,7 +255,11 @@ func (p *Producer) outcome(ctx context.Context, out *outlet, c *parcel) error {
 	}
 	switch returned := out.returned(c.tag); {
 	case !c.sent.Acked() && out.ch.IsClosed():
-		return &driver.Error{Kind: driver.Ambiguous, Err: out.why()}
+		why := out.why()
+		if isMissing(why) { // the exchange of a delay, deleted with its queue
+			p.forget.Store(true)
+		}
+		return &driver.Error{Kind: driver.Ambiguous, Err: why}
 	case !c.sent.Acked():
 		return &driver.Error{Kind: driver.Throttled, Err: errNacked}
 	case returned:
@@ -250,10 +272,9 @@ func (p *Producer) outcome(ctx context.Context, out *outlet, c *parcel) error {
 // deleted by somebody who meant it.
 func (p *Producer) unrouted(c *parcel) error {
 	kind := driver.NotFound
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if c.class > 0 || c.m.Lane != "" {
-		p.known, kind = nil, driver.Unavailable
+		p.forget.Store(true)
+		kind = driver.Unavailable
 	}
 	return &driver.Error{Kind: kind, Err: errUnrouted}
 }
@@ -270,18 +291,28 @@ func (p *Producer) hint(parcels []*parcel, errs driver.BatchError) {
 // Close implements driver.Producer.
 func (p *Producer) Close(ctx context.Context) error {
 	defer p.b.forget(p)
-	select {
-	case <-p.calls.shut():
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	calls := p.calls.shut()
+	err := p.b.outlast(ctx, func() {
+		<-calls
+		p.hints.close()
+	})
+	if err == nil {
+		err = p.turn.take(ctx)
 	}
-	p.hints.close()
-	p.mu.Lock()
+	if err != nil {
+		return err
+	}
 	out := p.ch
 	p.ch = nil
-	p.mu.Unlock()
-	if out != nil && out.s.ctx.Err() == nil {
-		return fail("close", ignoreClosed(out.s.do(ctx, out.ch.Close)))
+	p.turn.leave()
+	if out == nil || out.s.ctx.Err() != nil {
+		return nil
+	}
+	// A server that blocks publishing reads nothing and does not answer: then the channel ends with the connection.
+	closing, cancel := context.WithTimeoutCause(ctx, closeWait, errSilent)
+	defer cancel()
+	if err := out.s.do(closing, out.ch.Close); !errors.Is(err, errSilent) {
+		return fail("close", ignoreClosed(err))
 	}
 	return nil
 }
@@ -315,8 +346,10 @@ func (p *Producer) outlet(ctx context.Context) (*outlet, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	if err := p.turn.take(ctx); err != nil {
+		return nil, err
+	}
+	defer p.turn.leave()
 	if p.ch != nil && p.ch.s == s && !p.ch.ch.IsClosed() {
 		return p.ch, nil
 	}

@@ -120,7 +120,10 @@ func (c *Consumer) take(d *demand, most int, wants []driver.LaneWant, many bool)
 		if m := wants[0].Max; m > 0 {
 			d.max = min(most, m)
 		}
-		c.demands[d] = struct{}{}
+		if _, known := c.demands[d]; !known {
+			c.demands[d] = struct{}{}
+			c.estimate()
+		}
 	} else {
 		delete(c.demands, d)
 	}
@@ -165,6 +168,9 @@ const settleSoon = 2 * time.Millisecond
 func (c *Consumer) prepare(s *session, d *demand) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if again := c.lanes.again(d.lane); again > 0 {
+		return again
+	}
 	need := min(d.max, mostOpen) - c.waiting(s, d.lane)
 	if need > 0 && !d.patient && c.settling(s, d.lane) {
 		// A free slot means a job that has ended: its own consumer is about to be free, and costs nothing.
@@ -194,7 +200,10 @@ func (c *Consumer) start(k *slot) {
 		c.mu.Unlock()
 		return
 	}
-	if k.s.ctx.Err() == nil {
+	switch {
+	case k.lane != "" && isMissing(err): // it holds nothing
+		c.lanes.missing(k.lane)
+	case k.s.ctx.Err() == nil:
 		c.fault = err
 	}
 	c.rouse()
@@ -330,6 +339,9 @@ func (c *Consumer) deliver(ctx context.Context, got []*receipt, err error) ([]*d
 		if !ok {
 			continue // its channel has ended meanwhile
 		}
+		c.mu.Lock()
+		c.handed(r, true)
+		c.mu.Unlock()
 		ds = append(ds, c.delivery(r, lease))
 	}
 	return ds, nil

@@ -158,13 +158,15 @@ func offset(d *amqp.Delivery) int64 {
 func (b *Backend) lanesOf(ctx context.Context, s *session, n names) (map[string]bool, error) {
 	all := map[string]bool{}
 	errListed := errors.New("listed")
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	err := b.follow(ctx, s, n, func(lane string, listed bool) {
-		if listed {
-			stop(errListed)
-		}
-		all[lane] = true
+	err := s.do(ctx, func() error {
+		ctx, stop := context.WithCancelCause(ctx)
+		defer stop(nil)
+		return b.follow(ctx, s, n, func(lane string, listed bool) {
+			if listed {
+				stop(errListed)
+			}
+			all[lane] = true
+		})
 	})
 	if errors.Is(err, errListed) || isMissing(err) {
 		return all, nil

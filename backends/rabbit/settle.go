@@ -79,12 +79,15 @@ func (c *Consumer) settle(ctx context.Context, d *driver.Delivery, as func(*rece
 func (c *Consumer) finish(r *receipt, as phase) {
 	c.mu.Lock()
 	keep := c.wants(r.k)
-	r.k.next = keep
+	r.k.next, r.k.verdict = keep, true
 	if keep {
 		c.rouse() // no other consumer need be started
 	}
 	c.mu.Unlock()
 	err := r.k.settle(r, as == acked, keep)
+	c.mu.Lock()
+	c.handed(r, false) // before the caller knows, and asks for more
+	c.mu.Unlock()
 	r.finish(err, as)
 	if err != nil {
 		r.k.fail(err)
@@ -93,7 +96,7 @@ func (c *Consumer) finish(r *receipt, as phase) {
 	c.mu.Lock()
 	mine, alive := r.k.cur == r, r.k.tag != ""
 	if mine {
-		r.k.cur, r.k.next = nil, false
+		r.k.cur, r.k.next, r.k.verdict = nil, false, false
 	}
 	if mine && alive {
 		r.k.use = open

@@ -28,14 +28,15 @@ type slot struct {
 	rpc sync.Mutex // held for a call that is answered, and for what must stay together on the wire
 
 	// Guarded by c.mu.
-	use    use
-	lane   string
-	tag    string   // of its consumer; empty: it has none
-	held   *receipt // delivered and not settled
-	cur    *receipt // for which it is taken; nil: none yet, or it is not
-	next   bool     // cur is being settled, and the consumer brings the next message after that
-	closed bool
-	pumped chan struct{} // closed when the consumer started last can bring nothing more
+	use     use
+	lane    string
+	tag     string   // of its consumer; empty: it has none
+	held    *receipt // delivered and not settled
+	cur     *receipt // for which it is taken; nil: none yet, or it is not
+	next    bool     // cur is being settled, and the consumer brings the next message after that
+	verdict bool     // cur is being settled
+	closed  bool
+	pumped  chan struct{} // closed when the consumer started last can bring nothing more
 }
 
 // use is what a slot is doing.
@@ -104,6 +105,7 @@ func (k *slot) fail(cause error) {
 	delete(k.c.slots, k)
 	if held != nil {
 		k.c.withdraw(held)
+		k.c.handed(held, false)
 	}
 	k.c.rouse()
 	k.c.mu.Unlock()
@@ -111,7 +113,11 @@ func (k *slot) fail(cause error) {
 		held.lose(cause)
 	}
 	if k.ch != nil && !k.ch.IsClosed() {
-		k.s.spawn(func() { _ = k.ch.Close() })
+		k.s.spawn(func() {
+			k.rpc.Lock() // the library mixes up the answers to two calls of a channel, and then ends the connection
+			defer k.rpc.Unlock()
+			_ = k.ch.Close()
+		})
 	}
 }
 
@@ -150,7 +156,7 @@ func (k *slot) pump(got <-chan amqp.Delivery, lane string, done chan<- struct{})
 		if !k.closed {
 			k.c.inbox = append(k.c.inbox, r)
 			if k.use == taken { // the one before is settled, its confirmation is on the way
-				k.use, k.cur, k.next = open, nil, false
+				k.use, k.cur, k.next, k.verdict = open, nil, false, false
 			}
 			k.c.rouse()
 			k.c.reap()
@@ -230,6 +236,7 @@ func (k *slot) retire() error {
 	}
 	err := k.giveBackHeld(held)
 	held.finish(err, returned)
+	held.end(errSettled) // for who holds it while the consumer is closed
 	return err
 }
 
@@ -294,8 +301,11 @@ func (k *slot) send(r *receipt, ack bool) error {
 		k.c.b.meter.count(callNack)
 		err = k.ch.Nack(r.tag, false, true)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, amqp.ErrClosed): // nothing was sent
 		return lost(err)
+	case err != nil:
+		return &driver.Error{Kind: driver.Ambiguous, Err: err}
 	}
 	k.c.b.meter.count(callSync)
 	if err := k.ch.Qos(1, 0, false); err != nil {
@@ -334,6 +344,7 @@ type receipt struct {
 
 	session context.Context
 	end     context.CancelCauseFunc
+	handed  bool // counted in Consumer.out; guarded by its mu
 
 	mu    sync.Mutex
 	phase phase
@@ -347,7 +358,11 @@ type receipt struct {
 func newReceipt(k *slot, m *amqp.Delivery, lane string) *receipt {
 	r := &receipt{k: k, tag: m.DeliveryTag, m: m, lane: lane}
 	r.session, r.end = context.WithCancelCause(context.Background())
-	if most := k.c.b.caps.MaxTerm; most > 0 {
+	most := k.c.b.caps.MaxTerm
+	if most == 0 {
+		most = k.c.timeout // the server ends the lease then, and accepts an ack after that in vain
+	}
+	if most > 0 {
 		r.last = time.Now().Add(most)
 	}
 	return r
@@ -383,11 +398,15 @@ func (r *receipt) lapse() {
 		r.mu.Unlock()
 		return
 	}
+	cause := errLapsed
+	if !r.last.IsZero() && !r.until.Before(r.last) {
+		cause = errCancelled
+	}
 	r.mu.Unlock()
 	if time.Since(r.k.s.proven()) >= r.k.s.patience() {
 		r.k.s.drop(errSilent)
 	}
-	r.k.fail(errLapsed)
+	r.k.fail(cause)
 }
 
 // lose ends the lease.

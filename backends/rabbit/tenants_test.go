@@ -214,7 +214,7 @@ func TestManyTenants(t *testing.T) {
 	t.Run("without a hint", func(t *testing.T) {
 		ch, n := f.dial(), names{queue: "many"}
 		var times []time.Duration
-		for round := range 4 { // at different moments of the sweep
+		for round := range 3 { // at different moments of the sweep
 			for i := range 5 {
 				put(t, ch, n.lane("t"+tenantName(101*i+7*round)), amqp.Publishing{Body: stamp()})
 			}
@@ -455,4 +455,31 @@ func TestExcessGoesBack(t *testing.T) {
 	require.NotEmpty(t, times, "there never was an excess")
 	logTimes(t, "return of an excess", times)
 	require.Less(t, percentile(times, 0.5), time.Second)
+}
+
+// The consumers of a busy worker stay: to cancel one and start another for each message would cost more than the rest.
+func TestConsumersStay(t *testing.T) {
+	const all = 2000
+	f := newField(t)
+	b := f.backend(nil)
+	p := f.producer(b, "stay", queue.Lanes{})
+	ms := make([]*queue.Message, all)
+	for i := range ms {
+		ms[i] = &queue.Message{}
+	}
+	require.NoError(t, p.Publish(t.Context(), ms...))
+	ended := make(chan struct{}, all)
+	hooks := queue.Hooks{Settled: func(*queue.Delivery, queue.Settlement, error) { ended <- struct{}{} }}
+	stop := f.work(b, "stay", queue.WorkerConfig{Limits: queue.Limits{Concurrency: 16}, Hooks: hooks},
+		func(context.Context, *queue.Delivery) error { return nil })
+	most := 0
+	for range all {
+		wait(t, ended, "end of a job")
+		most = max(most, holding(b))
+	}
+	require.NoError(t, stop())
+	calls := b.Calls()
+	t.Logf("%d messages: %d consumers started, %d channels opened, at most %d deliveries held for 16 slots", all, calls["consume"], calls["channel"], most)
+	require.Less(t, calls["consume"], int64(all/4))
+	require.LessOrEqual(t, most, 17)
 }

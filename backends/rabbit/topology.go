@@ -55,14 +55,18 @@ func (b *Backend) exists(ctx context.Context, s *session, queue string) error {
 }
 
 // depth is how many messages of a queue are ready.
-func (b *Backend) depth(ctx context.Context, s *session, queue string) (ready int, err error) {
-	err = s.call(ctx, func(ch *amqp.Channel) error {
+func (b *Backend) depth(ctx context.Context, s *session, queue string) (int, error) {
+	var ready int
+	err := s.call(ctx, func(ch *amqp.Channel) error {
 		b.meter.count(callDepth)
 		q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
 		ready = q.Messages
 		return err
 	})
-	return ready, err
+	if err != nil { // the call may go on, and writes ready
+		return 0, err
+	}
+	return ready, nil
 }
 
 // declareDelay makes sure that what holds messages back for a class of delays exists: a queue whose messages all have the

@@ -1,5 +1,5 @@
 // Package mutants gives the conformance suite its teeth: a list of ways to break the code, each of which the rule named
-// for it must catch while the unbroken code passes. A mutant changes a copy of a source file and is built with the go
+// for it, or a test of the backend where no rule can, must catch while the unbroken code passes. A mutant changes a copy of a source file and is built with the go
 // command's -overlay, so production code knows nothing of it. An edit that no longer matches its file fails the test:
 // the list is kept up to date.
 package mutants
@@ -8,7 +8,9 @@ package mutants
 type Mutant struct {
 	Name    string
 	Rule    string // the id of the rule that must catch it
-	Backend string // the package below backends whose conformance is run
+	Test    string // or the test of the backend that must
+	Backend string // the package below backends that is run
+	Mode    string // of the conformance test, where the backend has several: the name of the subtest
 	Edits   []Edit
 }
 
@@ -64,5 +66,52 @@ var All = []Mutant{
 	{
 		Name: "copy reuses the deduplication id", Rule: "P09", Backend: "memory",
 		Edits: []Edit{{"queue/envelope.go", `	return e.id + "/" + strconv.FormatInt(born.UnixMicro(), 36) + "/" + strconv.Itoa(e.generation)`, "	return e.id"}},
+	},
+	{
+		Name: "stale tag acked after a reconnect", Test: "TestBreakEndsLeases", Backend: "rabbit",
+		Edits: []Edit{
+			{"backends/rabbit/slot.go", "	case r.phase == gone:\n", "	case r.phase == gone && r.k == nil:\n"},
+			{"backends/rabbit/slot.go", "	if tag != \"\" && !keep {\n		// As", "	if tag != \"\" && !keep && !k.ch.IsClosed() {\n		// As"},
+			{
+				"backends/rabbit/slot.go", "	if closed {\n		return lost(errCancelled)\n	}\n",
+				"	ch := k.ch\n	for other := range k.c.slots {\n		if closed && other.held != nil {\n			ch = other.ch\n		}\n	}\n",
+			},
+			{"backends/rabbit/slot.go", "err = k.ch.Ack(", "err = ch.Ack("},
+			{"backends/rabbit/slot.go", "k.ch.Qos(", "ch.Qos("},
+		},
+	},
+	{
+		Name: "the client library recovers", Test: "TestClosedChannelStaysClosed", Backend: "rabbit",
+		Edits: []Edit{{
+			"backends/rabbit/link.go", "Properties: properties,\n",
+			"Properties: properties, Recovery: &amqp.Recovery{ReconnectionConfig: &amqp.ReconnectionConfig{MaxRetryCount: 3, RetryInterval: 100 * time.Millisecond}},\n",
+		}},
+	},
+	{
+		Name: "prefetch 10", Rule: "S04", Backend: "rabbit", Mode: "rabbit-quorum",
+		Edits: []Edit{
+			{"backends/rabbit/slot.go", "	return ch.Qos(1,", "	return ch.Qos(10,"},
+			{"backends/rabbit/slot.go", "k.ch.Qos(1,", "k.ch.Qos(10,"},
+		},
+	},
+	{
+		Name: "delays as TTLs in one queue", Rule: "P03", Backend: "rabbit", Mode: "rabbit-quorum",
+		Edits: []Edit{
+			{"backends/rabbit/names.go", "strconv.FormatInt(class.Milliseconds(), 10)", "strconv.FormatInt(0*class.Milliseconds(), 10)"},
+			{"backends/rabbit/topology.go", "		\"x-message-ttl\":          class.Milliseconds(),\n", ""},
+			{"backends/rabbit/topology.go", "(class + 2*delayFresh)", "(2 * delayFresh)"},
+			{
+				"backends/rabbit/producer.go", "			c.class = delayClass(m.Delay)\n",
+				"			c.class = delayClass(m.Delay)\n			c.pub.Expiration = strconv.FormatInt(c.class.Milliseconds(), 10)\n",
+			},
+		},
+	},
+	{
+		Name: "unroutable publish accepted", Rule: "N10", Backend: "rabbit", Mode: "rabbit-quorum",
+		Edits: []Edit{{"backends/rabbit/producer.go", "c.key, true, false, c.pub)", "c.key, false, false, c.pub)"}},
+	},
+	{
+		Name: "refusal taken for a confirmation", Test: "TestFullQueue", Backend: "rabbit",
+		Edits: []Edit{{"backends/rabbit/producer.go", "		return &driver.Error{Kind: driver.Throttled, Err: errNacked}\n", "		return nil\n"}},
 	},
 }

@@ -77,6 +77,9 @@ func (b *broker) empty(ctx context.Context, queue string) (empty, known bool) {
 	if err != nil {
 		return false, false
 	}
+	if depth.InFlight < 0 { // what is leased or held back cannot be seen
+		return false, depth.Ready > 0
+	}
 	return depth.Ready == 0 && depth.InFlight == 0 && depth.Delayed <= 0, true
 }
 

@@ -80,7 +80,7 @@ func newRun(p *Program) *cobra.Command {
 func (s *settings) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringVar(&s.broker, "broker", "nats+embedded://", "`URL` of the broker: "+strings.Join(backends.Forms()[:2], ", "))
+	f.StringVar(&s.broker, "broker", "nats+embedded://", "`URL` of the broker: "+strings.Join(backends.Forms()[:3], ", "))
 	f.StringVar(&s.workload, "workload", builtIn, "`NAME` of the built-in workload, or a workload file in YAML")
 	f.StringVar(&s.trace, "trace", "", "trace `FILE` in the Standard Workload Format, plain or gzip, in place of a workload")
 	f.IntVar(&s.limit, "limit", 0, "use at most this many messages (0: all)")
