@@ -48,8 +48,7 @@ type Consumer struct {
 	inbox   []*receipt // arrived and not taken
 	demands map[*demand]struct{}
 	ended   time.Time // when the last Receive did
-	out     int       // deliveries that the caller has, those being settled included
-	room    int       // how many it has and wants in all: an estimate
+	room    int       // how many deliveries the caller can take in all: an estimate
 	roomed  time.Time // when that was made
 	tight   time.Time // since when there is more than is wanted; zero: there is not
 	reaper  *time.Timer
@@ -264,27 +263,15 @@ func (c *Consumer) wants(k *slot) bool {
 // roomFresh is how long an estimate of the caller's room stands against smaller ones.
 const roomFresh = time.Second
 
-// estimate notes how much the caller has and wants. It lacks what was settled a moment ago and is not asked for yet, so that
-// the highest of several is right. c.mu is held.
+// estimate notes how much the caller wants. That is without what it works on, so the highest of several comes nearest to
+// how much it can take in all, and is never above that. c.mu is held.
 func (c *Consumer) estimate() {
-	n := c.out
+	n := 0
 	for d := range c.demands {
 		n += min(d.max, mostOpen)
 	}
 	if now := time.Now(); n >= c.room || now.Sub(c.roomed) > roomFresh {
 		c.room, c.roomed = n, now
-	}
-}
-
-// handed notes that the caller has a delivery, or that it has it no more. c.mu is held.
-func (c *Consumer) handed(r *receipt, has bool) {
-	switch {
-	case has && !r.handed && !r.k.closed:
-		r.handed = true
-		c.out++
-	case !has && r.handed:
-		r.handed = false
-		c.out--
 	}
 }
 

@@ -167,9 +167,19 @@ func (p *Producer) spread(errs driver.BatchError, parcels []*parcel, err error) 
 
 // prepare makes what the parcels need at the server, and takes out those for which that fails.
 func (p *Producer) prepare(ctx context.Context, out *outlet, parcels []*parcel, errs driver.BatchError) []*parcel {
+	lanes := map[string]bool{}
+	for _, c := range parcels {
+		if c.m.Lane != "" {
+			lanes[c.m.Lane] = true
+		}
+	}
+	failed := p.ensureLanes(ctx, out.s, lanes)
 	kept := parcels[:0]
 	for _, c := range parcels {
-		err := p.ensureLane(ctx, out.s, c.m.Lane)
+		err := failed
+		if c.m.Lane == "" {
+			err = nil
+		}
 		if err == nil && c.class > 0 {
 			err = p.ensureDelay(ctx, out.s, c.class)
 		}
@@ -189,9 +199,9 @@ func (p *Producer) inSession(s *session) *known {
 	return p.known
 }
 
-// ensureLane enters a lane in the registry, unless it is there, and makes its queue.
-func (p *Producer) ensureLane(ctx context.Context, s *session, lane string) error {
-	if lane == "" {
+// ensureLanes enters lanes in the registry, unless they are there, and makes their queues.
+func (p *Producer) ensureLanes(ctx context.Context, s *session, lanes map[string]bool) error {
+	if len(lanes) == 0 {
 		return nil
 	}
 	if err := p.turn.take(ctx); err != nil {
@@ -199,26 +209,41 @@ func (p *Producer) ensureLane(ctx context.Context, s *session, lane string) erro
 	}
 	defer p.turn.leave()
 	k := p.inSession(s)
-	if k.made[lane] {
+	var missing, unknown []string
+	for lane := range lanes {
+		if !k.made[lane] {
+			missing = append(missing, lane)
+		}
+	}
+	if len(missing) == 0 {
 		return nil
 	}
 	if k.lanes == nil {
-		lanes, err := p.b.lanesOf(ctx, s, p.names)
+		known, err := p.b.lanesOf(ctx, s, p.names)
 		if err != nil {
 			return err
 		}
-		k.lanes = lanes
+		k.lanes = known
 	}
-	if !k.lanes[lane] {
-		if err := p.b.enter(ctx, s, p.names, lane); err != nil {
+	for _, lane := range missing {
+		if !k.lanes[lane] {
+			unknown = append(unknown, lane)
+		}
+	}
+	if len(unknown) > 0 {
+		if err := p.b.enter(ctx, s, p.names, unknown); err != nil {
 			return err
 		}
+	}
+	for _, lane := range unknown {
 		k.lanes[lane] = true
 	}
-	if err := s.call(ctx, func(ch *amqp.Channel) error { return p.b.declareLane(ch, p.names, lane) }); err != nil {
+	if err := p.b.declareLanes(ctx, s, p.names, missing); err != nil {
 		return err
 	}
-	k.made[lane] = true
+	for _, lane := range missing {
+		k.made[lane] = true
+	}
 	return nil
 }
 

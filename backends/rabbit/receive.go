@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -52,8 +53,9 @@ func (c *Consumer) receive(ctx context.Context, s *session, w driver.Want, deadl
 			return nil, err
 		}
 		got, wake, err := c.take(d, w.Max, wants, many)
+		raced := false
 		if len(got) == 0 && err == nil && many {
-			got, err = c.pick(ctx, s, w.Max, wants)
+			got, raced, err = c.pick(ctx, s, w.Max, wants)
 		}
 		if len(got) > 0 || err != nil {
 			return got, err
@@ -62,9 +64,12 @@ func (c *Consumer) receive(ctx context.Context, s *session, w driver.Want, deadl
 		if next <= 0 {
 			return nil, nil
 		}
-		if many {
+		switch {
+		case raced:
+			next = min(next, rand.N(raceRest))
+		case many:
 			next = min(next, sweepEvery)
-		} else {
+		default:
 			next = min(next, c.prepare(s, d))
 		}
 		if err := c.await(ctx, s, wake, next); err != nil {
@@ -211,8 +216,12 @@ func (c *Consumer) start(k *slot) {
 	k.fail(err)
 }
 
-// pick asks the lanes that may hold something, in order, until there is enough.
-func (c *Consumer) pick(ctx context.Context, s *session, most int, wants []driver.LaneWant) (got []*receipt, err error) {
+// raceRest is how long who found nothing but lanes that others were emptying waits at most before the next look.
+const raceRest = 10 * time.Millisecond
+
+// pick asks the lanes that may hold something, in order, until there is enough. It reports whether somebody else took a
+// message that the server had told of: there may be more.
+func (c *Consumer) pick(ctx context.Context, s *session, most int, wants []driver.LaneWant) (got []*receipt, raced bool, err error) {
 	guesses := 0
 	for _, w := range wants {
 		left := most - len(got)
@@ -237,12 +246,13 @@ func (c *Consumer) pick(ctx context.Context, s *session, most int, wants []drive
 			}
 			var r *receipt
 			if r, err = c.fetch(ctx, s, w.Lane); r == nil {
-				break // somebody else was faster
+				raced = err == nil
+				break
 			}
 			got = append(got, r)
 		}
 		if err != nil && len(got) == 0 {
-			return nil, err
+			return nil, false, err
 		} else if err != nil {
 			break
 		}
@@ -250,7 +260,7 @@ func (c *Consumer) pick(ctx context.Context, s *session, most int, wants []drive
 			c.lanes.served(w.Lane)
 		}
 	}
-	return got, nil
+	return got, raced, nil
 }
 
 // look asks how much a lane holds. One whose queue is not there yet, or was deleted, holds nothing.
@@ -339,9 +349,6 @@ func (c *Consumer) deliver(ctx context.Context, got []*receipt, err error) ([]*d
 		if !ok {
 			continue // its channel has ended meanwhile
 		}
-		c.mu.Lock()
-		c.handed(r, true)
-		c.mu.Unlock()
 		ds = append(ds, c.delivery(r, lease))
 	}
 	return ds, nil

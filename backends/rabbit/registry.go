@@ -21,8 +21,8 @@ const registryBatch = 500
 // endPause is how long after an entry of the last chunk the next one must come, if there is one.
 const endPause = 100 * time.Millisecond
 
-// enter adds a lane's name to the registry, and makes the registry if there is none.
-func (b *Backend) enter(ctx context.Context, s *session, n names, lane string) error {
+// enter adds names of lanes to the registry, and makes the registry if there is none.
+func (b *Backend) enter(ctx context.Context, s *session, n names, lanes []string) error {
 	return s.do(ctx, func() error {
 		ch, err := s.open()
 		if err != nil {
@@ -41,27 +41,31 @@ func (b *Backend) enter(ctx context.Context, s *session, n names, lane string) e
 			if _, err := ch.QueueDeclare(n.registry(), true, false, false, false, amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeStream}); err != nil {
 				return explain(err)
 			}
-			if err := b.append(ch, n, ""); err != nil {
-				return err
-			}
+			lanes = append([]string{""}, lanes...)
 		}
-		return b.append(ch, n, lane)
+		return b.append(ch, n, lanes)
 	})
 }
 
-func (b *Backend) append(ch *amqp.Channel, n names, lane string) error {
+func (b *Backend) append(ch *amqp.Channel, n names, lanes []string) error {
 	if err := ch.Confirm(false); err != nil {
 		return err
 	}
-	b.meter.count(callPublish)
-	done, err := ch.PublishWithDeferredConfirm("", n.registry(), false, false, amqp.Publishing{
-		DeliveryMode: amqp.Persistent, Body: []byte(lane),
-	})
-	if err != nil {
-		return err
+	sent := make([]*amqp.DeferredConfirmation, 0, len(lanes))
+	for _, lane := range lanes {
+		b.meter.count(callPublish)
+		done, err := ch.PublishWithDeferredConfirm("", n.registry(), false, false, amqp.Publishing{
+			DeliveryMode: amqp.Persistent, Body: []byte(lane),
+		})
+		if err != nil {
+			return err
+		}
+		sent = append(sent, done)
 	}
-	if !done.Wait() {
-		return errors.New("the list of lanes was not stored")
+	for _, done := range sent {
+		if !done.Wait() {
+			return errors.New("the list of lanes was not stored")
+		}
 	}
 	return nil
 }

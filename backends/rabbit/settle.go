@@ -85,9 +85,6 @@ func (c *Consumer) finish(r *receipt, as phase) {
 	}
 	c.mu.Unlock()
 	err := r.k.settle(r, as == acked, keep)
-	c.mu.Lock()
-	c.handed(r, false) // before the caller knows, and asks for more
-	c.mu.Unlock()
 	r.finish(err, as)
 	if err != nil {
 		r.k.fail(err)

@@ -105,7 +105,6 @@ func (k *slot) fail(cause error) {
 	delete(k.c.slots, k)
 	if held != nil {
 		k.c.withdraw(held)
-		k.c.handed(held, false)
 	}
 	k.c.rouse()
 	k.c.mu.Unlock()
@@ -205,7 +204,7 @@ func (k *slot) fetch(lane string) (*receipt, error) {
 }
 
 // fetchWait is how long a message may take that the server says is there.
-const fetchWait = 100 * time.Millisecond
+const fetchWait = 20 * time.Millisecond
 
 func (k *slot) keep(m *amqp.Delivery, lane string) *receipt {
 	r := newReceipt(k, m, lane)
@@ -344,7 +343,6 @@ type receipt struct {
 
 	session context.Context
 	end     context.CancelCauseFunc
-	handed  bool // counted in Consumer.out; guarded by its mu
 
 	mu    sync.Mutex
 	phase phase

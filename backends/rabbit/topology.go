@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -46,6 +47,44 @@ func (b *Backend) declareLane(ch *amqp.Channel, n names, lane string) error {
 		return explain(err)
 	}
 	return ch.QueueBind(n.lane(lane), n.key(lane), n.exchange(), false, nil)
+}
+
+// laneMakers is how many lanes are made at a time: a quorum queue takes the server some milliseconds.
+const laneMakers = 8
+
+// declareLanes is declareLane for many.
+func (b *Backend) declareLanes(ctx context.Context, s *session, n names, lanes []string) error {
+	if len(lanes) == 1 {
+		return s.call(ctx, func(ch *amqp.Channel) error { return b.declareLane(ch, n, lanes[0]) })
+	}
+	next := make(chan string, len(lanes))
+	for _, lane := range lanes {
+		next <- lane
+	}
+	close(next)
+	errs := make([]error, min(laneMakers, len(lanes)))
+	return s.do(ctx, func() error {
+		var makers sync.WaitGroup
+		for i := range errs {
+			makers.Go(func() { errs[i] = b.makeLanes(s, n, next) })
+		}
+		makers.Wait()
+		return errors.Join(errs...)
+	})
+}
+
+func (b *Backend) makeLanes(s *session, n names, lanes <-chan string) error {
+	ch, err := s.open()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ch.Close() }()
+	for lane := range lanes {
+		if err := b.declareLane(ch, n, lane); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // exists returns an error if there is no such queue. A refusal closes the channel, so it gets one of its own.

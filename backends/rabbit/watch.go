@@ -48,9 +48,8 @@ func (w *watch) run(ctx context.Context) {
 			w.listed = w.listed || listed
 			w.send(ctx, lane)
 		})
-		if isMissing(err) && !w.listed { // nobody has used a lane yet
-			w.listed = true
-			w.send(ctx, "")
+		if isMissing(err) && w.found(ctx) {
+			continue
 		}
 		timer := time.NewTimer(relearn)
 		select {
@@ -59,6 +58,18 @@ func (w *watch) run(ctx context.Context) {
 			timer.Stop()
 		}
 	}
+}
+
+// found makes the registry where nobody has used a lane yet: the first lane is then heard of at once. It returns false if
+// that cannot be done now.
+func (w *watch) found(ctx context.Context) bool {
+	if !w.listed {
+		w.listed = true
+		w.send(ctx, "")
+	}
+	// By the connection that publishes, since the server may block one that does.
+	s := w.b.out.now()
+	return !w.b.config.Existing && s != nil && s.isClear() && w.b.enter(ctx, s, w.names, nil) == nil
 }
 
 func (w *watch) send(ctx context.Context, lane string) {
