@@ -87,7 +87,7 @@ func (b *Backend) OpenConsumer(ctx context.Context, queue string, config driver.
 	}
 	c := &Consumer{
 		b: b, names: n, term: config.Term, lanes: newLanes(), hints: newHinter(b, n), slots: map[*slot]struct{}{},
-		demands: map[*demand]struct{}{}, wake: make(chan struct{}), back: &Producer{b: b, names: n},
+		demands: map[*demand]struct{}{}, wake: make(chan struct{}), back: newProducer(b, n),
 	}
 	if c.term == 0 {
 		c.term = defaultTerm
@@ -251,8 +251,8 @@ func (c *Consumer) wants(k *slot) bool {
 			free += min(d.max, mostOpen)
 		}
 	}
-	// The demand does not count the job of this delivery, and others that are being settled: the caller's room does. Between
-	// two calls of Receive there is none for a moment.
+	// The demand may be older than the end of this delivery's job, and between two calls of Receive there is none for a
+	// moment: then the slot that it leaves is known by the caller's room.
 	waiting, since := c.waiting(k.s, k.lane), time.Since(c.ended)
 	if free == 0 && since >= settleSoon {
 		return since < grace && waiting == 0

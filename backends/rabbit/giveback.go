@@ -61,6 +61,7 @@ func (c *Consumer) copyBack(r *receipt) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	out.settle()
 	if !p.sent.Acked() || out.returned(p.tag) {
 		return errors.New("the copy was not stored")
 	}

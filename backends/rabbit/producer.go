@@ -55,6 +55,11 @@ type known struct {
 	delays  map[time.Duration]time.Time
 }
 
+// newProducer makes a producer without hints.
+func newProducer(b *Backend, n names) *Producer {
+	return &Producer{b: b, names: n, turn: make(turn, 1)}
+}
+
 // OpenProducer implements driver.Backend.
 func (b *Backend) OpenProducer(ctx context.Context, queue string) (driver.Producer, error) {
 	const op = "open producer"
@@ -69,7 +74,8 @@ func (b *Backend) OpenProducer(ctx context.Context, queue string) (driver.Produc
 	if err != nil {
 		return nil, fail(op, err)
 	}
-	p := &Producer{b: b, names: n, hints: newHinter(b, n), turn: make(turn, 1)}
+	p := newProducer(b, n)
+	p.hints = newHinter(b, n)
 	if _, err := p.outlet(ctx); err != nil { // now, so that the first message is sent at once
 		return nil, fail(op, err)
 	}
@@ -103,7 +109,11 @@ func (p *Producer) Publish(ctx context.Context, ms []*driver.Message) error {
 		c.sent, c.err = out.send(c)
 	}
 	for _, c := range parcels {
-		errs[c.index] = fail(op, p.outcome(ctx, out, c))
+		c.await(ctx)
+	}
+	out.settle()
+	for _, c := range parcels {
+		errs[c.index] = fail(op, p.outcome(out, c))
 	}
 	p.hint(parcels, errs)
 	return errs.OrNil()
@@ -264,10 +274,10 @@ func (p *Producer) ensureDelay(ctx context.Context, s *session, class time.Durat
 	return err
 }
 
-// outcome waits for the server's word about a parcel.
-func (p *Producer) outcome(ctx context.Context, out *outlet, c *parcel) error {
+// await waits for the server's word about a parcel.
+func (c *parcel) await(ctx context.Context) {
 	if c.err != nil {
-		return c.err
+		return
 	}
 	select {
 	case <-c.sent.Done():
@@ -275,8 +285,15 @@ func (p *Producer) outcome(ctx context.Context, out *outlet, c *parcel) error {
 		select {
 		case <-c.sent.Done():
 		default:
-			return &driver.Error{Kind: driver.Ambiguous, Err: context.Cause(ctx)}
+			c.err = &driver.Error{Kind: driver.Ambiguous, Err: context.Cause(ctx)}
 		}
+	}
+}
+
+// outcome is what the server said of a parcel.
+func (p *Producer) outcome(out *outlet, c *parcel) error {
+	if c.err != nil {
+		return c.err
 	}
 	switch returned := out.returned(c.tag); {
 	case !c.sent.Acked() && out.ch.IsClosed():
@@ -423,16 +440,20 @@ func (o *outlet) read(returns <-chan amqp.Return, closes <-chan *amqp.Error) {
 	}
 }
 
-// returned reports whether the confirmed parcel of that tag came back. The server sends it back before it confirms it,
-// and the client library hands over what comes in order, to a channel without a buffer: so it has been read by now, and
-// an answer to a question that is asked now comes after it was noted.
-func (o *outlet) returned(tag string) bool {
+// settle returns when it is noted what came back of the parcels that are confirmed. The server sends a message back before
+// it confirms it, and the client library hands over what comes in order, to a channel without a buffer: so it has been read
+// by now, and an answer to a question that is asked now comes after it was noted.
+func (o *outlet) settle() {
 	done := make(chan struct{})
 	select {
 	case o.asked <- done:
 		<-done
 	case <-o.gone:
 	}
+}
+
+// returned reports whether the parcel of that tag came back; settle must have been called after its confirmation.
+func (o *outlet) returned(tag string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	was := o.back[tag]

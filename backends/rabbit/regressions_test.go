@@ -443,3 +443,41 @@ func TestRegressionLaneWithoutQueue(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, ds, 1)
 }
+
+// What is given back unseen has not been lost, whatever the server counts. It once waited ten seconds for a lock that was
+// not there, and was counted.
+func TestRegressionGivenBackIsNotLost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it starts brokers")
+	}
+	for _, mode := range []struct{ version, kind string }{{"4.3", "quorum"}, {"4.3", "classic"}, {"4.0", "quorum"}, {"4.0", "classic"}} {
+		t.Run(mode.version+" "+mode.kind, func(t *testing.T) {
+			v, err := newVhost(t.Context(), shared(t, mode.version), mode.kind)
+			require.NoError(t, err)
+			defer func() { require.NoError(t, v.Close()) }()
+			b, err := Open(t.Context(), Config{URL: v.URL()})
+			require.NoError(t, err)
+			defer func() { require.NoError(t, b.Close(context.Background())) }()
+			p, err := b.OpenProducer(t.Context(), "q")
+			require.NoError(t, err)
+			require.NoError(t, p.Publish(t.Context(), []*driver.Message{{ID: "m", Header: map[string]string{"a": "b"}, Body: []byte("body")}}))
+			for round := range 4 {
+				c, err := b.OpenConsumer(t.Context(), "q", driver.ConsumerConfig{})
+				require.NoError(t, err)
+				ds, err := c.Receive(t.Context(), driver.Want{Max: 1}, 10*time.Second)
+				require.NoError(t, err)
+				require.Len(t, ds, 1)
+				if mode.kind == "quorum" && mode.version == "4.0" {
+					require.Equal(t, 1, ds[0].DeliveryCount, "round %d", round)
+				}
+				require.Zero(t, ds[0].Unended)
+				if mode.version == "4.0" || mode.kind == "classic" {
+					require.False(t, ds[0].Redelivered, "round %d", round)
+				}
+				require.Equal(t, map[string]string{"a": "b"}, ds[0].Header)
+				require.Equal(t, "m", ds[0].ID)
+				within(t, 5*time.Second, "close", func() { require.NoError(t, c.Close(t.Context())) })
+			}
+		})
+	}
+}

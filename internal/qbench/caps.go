@@ -67,7 +67,7 @@ var capRows = []struct {
 	{"native tenant fairness", func(c driver.Capabilities) string { return yes(c.TenantFairness) }},
 	{"order per key", func(c driver.Capabilities) string { return yes(c.KeyOrder) }},
 	{"delay on publishing", func(c driver.Capabilities) string { return delay(c.Delay) }},
-	{"delay on a return", func(c driver.Capabilities) string { return delay(c.Redelay) }},
+	{"delay on a return", redelayed},
 	{"largest message", func(c driver.Capabilities) string { return size(c.MaxBytes) }},
 	{"deduplication", func(c driver.Capabilities) string { return window(c.Dedup) }},
 	{"drops by itself after", func(c driver.Capabilities) string { return number(c.BrokerDropsAfter, "never") }},
@@ -125,6 +125,14 @@ func death(d time.Duration) string {
 		return "when their leases run out"
 	}
 	return "within " + d.String()
+}
+
+// redelayed: where the broker cannot, the queue publishes a delayed copy.
+func redelayed(c driver.Capabilities) string {
+	if c.Redelay.By == driver.Nobody && c.Delay.By != driver.Nobody {
+		return "by a delayed copy"
+	}
+	return delay(c.Redelay)
 }
 
 func delay(d driver.Delaying) string {
