@@ -29,8 +29,12 @@ test: vet lint unit conformance mutants ## everything that must pass before a ch
 vet:
 	$(GO) vet ./...
 
+# Packages whose tests start brokers: one after the other, with nothing beside them.
+BROKERED  := ./internal/brokers ./backends/rabbit
+
 unit: ## unit tests with the race detector
-	$(GO) test -race -skip '^TestConformance$$' ./...
+	$(GO) test -race -skip '^TestConformance$$' $$($(GO) list ./... | grep -v -E '/internal/brokers$$|/backends/rabbit$$')
+	$(GO) test -race -p 1 -skip '^TestConformance$$' $(BROKERED)
 	$(GO) test -count=1 -run '^TestQ01' ./backends/memory -rapid.checks=1000
 
 conformance: ## the conformance suite: BACKEND="memory nats", TIER=smoke|fast|full

@@ -125,13 +125,13 @@ func (b *Backend) Gauge(ctx context.Context, queue string) (driver.Gauge, error)
 	return g, err
 }
 
-// manage runs f with the connection that publishes.
+// manage runs f with the connection that receives, which the server never blocks.
 func (b *Backend) manage(ctx context.Context, op, queue string, f func(*session, names) error) error {
 	n, err := newNames(queue)
 	if err != nil {
 		return fail(op, err)
 	}
-	s, err := b.out.session(ctx, b.config.Timeout)
+	s, err := b.in.session(ctx, b.config.Timeout)
 	if err == nil {
 		err = f(s, n)
 	}

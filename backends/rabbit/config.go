@@ -173,8 +173,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("max priority %d: a classic queue has 1 to %d levels above 0", c.MaxPriority, mostPriorities)
 	case c.Heartbeat < time.Second || c.Heartbeat%time.Second != 0 || c.Heartbeat > math.MaxUint16*time.Second:
 		return fmt.Errorf("heartbeat %v: whole seconds are needed, from 1 to %d", c.Heartbeat, math.MaxUint16)
-	case c.ConsumerTimeout < 0:
-		return fmt.Errorf("consumer timeout %v: it cannot be negative", c.ConsumerTimeout)
+	case c.ConsumerTimeout < time.Minute:
+		return fmt.Errorf("consumer timeout %v: the server looks once a minute", c.ConsumerTimeout)
 	case c.MaxBytes < 0:
 		return fmt.Errorf("max bytes %d: it cannot be negative", c.MaxBytes)
 	case c.Timeout < 0:

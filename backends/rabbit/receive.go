@@ -46,6 +46,7 @@ func (c *Consumer) Receive(ctx context.Context, w driver.Want, wait time.Duratio
 // receive waits for messages.
 func (c *Consumer) receive(ctx context.Context, s *session, w driver.Want, deadline time.Time) ([]*receipt, error) {
 	d := &demand{max: w.Max}
+	c.enter()
 	defer c.leave(d)
 	for {
 		wants, many, err := c.resolve(w)
@@ -154,6 +155,15 @@ func (c *Consumer) take(d *demand, most int, wants []driver.LaneWant, many bool)
 	}
 	c.reap()
 	return got, c.wake, err
+}
+
+// enter begins a call: what went wrong for an earlier one is not its business.
+func (c *Consumer) enter() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.demands) == 0 {
+		c.fault = nil
+	}
 }
 
 // leave ends a call's demand.

@@ -34,10 +34,11 @@ func (b *Backend) enter(ctx context.Context, s *session, n names, lanes []string
 			if !isMissing(err) {
 				return err
 			}
-			if ch, err = s.open(); err != nil {
+			again, err := s.open() // the refusal has closed the first one
+			if err != nil {
 				return err
 			}
-			defer func() { _ = ch.Close() }()
+			ch = again
 			if _, err := ch.QueueDeclare(n.registry(), true, false, false, false, amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeStream}); err != nil {
 				return explain(err)
 			}

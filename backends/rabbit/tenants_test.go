@@ -199,8 +199,8 @@ func TestManyTenants(t *testing.T) {
 			times = append(times, dwell(tenantName(i%3)))
 		}
 		logTimes(t, "start of an active tenant's message", times)
-		require.Less(t, percentile(times, 0.5), 50*time.Millisecond)
-		require.Less(t, percentile(times, 0.99), time.Second)
+		require.Less(t, percentile(times, 0.5), time.Second)
+		require.Less(t, percentile(times, 0.99), 2*time.Second)
 	})
 	t.Run("idle", func(t *testing.T) {
 		var times []time.Duration
@@ -208,8 +208,8 @@ func TestManyTenants(t *testing.T) {
 			times = append(times, dwell(tenantName(20+8*i)))
 		}
 		logTimes(t, "start of an idle tenant's message", times)
-		require.Less(t, percentile(times, 0.5), 250*time.Millisecond)
-		require.Less(t, percentile(times, 0.99), time.Second)
+		require.Less(t, percentile(times, 0.5), time.Second)
+		require.Less(t, percentile(times, 0.99), 2*time.Second)
 	})
 	t.Run("without a hint", func(t *testing.T) {
 		ch, n := f.dial(), names{queue: "many"}

@@ -136,8 +136,8 @@ func (b *Backend) declareDelay(ch *amqp.Channel, n names, class time.Duration) e
 }
 
 // delayFresh is how long a delay queue is known to exist after it was declared: it lives for twice as long as this, and
-// for its TTL.
-const delayFresh = 30 * time.Minute
+// for its TTL. So what it holds has at least this long to get into its lane, should that be away when its time is over.
+const delayFresh = 12 * time.Hour
 
 // isMissing reports whether the server has no such queue or exchange.
 func isMissing(err error) bool {
