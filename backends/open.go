@@ -132,11 +132,8 @@ func (b embeddedNATS) Close(ctx context.Context) error {
 func parse(text string) (*url.URL, error) {
 	fail := func(problem, hint string) error { return &URLError{URL: Redact(text), Problem: problem, Hint: hint} }
 	known := "use one of " + strings.Join(Forms(), ", ")
-	if scheme, _, _ := strings.Cut(text, ":"); scheme == AMQP || scheme == AMQPS { // several hosts are no URL to net/url
-		if err := rabbit.CheckURL(text); err != nil {
-			return nil, fail(err.Error(), "write it like amqp://user:password@localhost:5672/vhost")
-		}
-		return &url.URL{Scheme: scheme}, nil
+	if scheme, _, _ := strings.Cut(text, ":"); scheme == AMQP || scheme == AMQPS {
+		return parseRabbit(scheme, text)
 	}
 	u, err := url.Parse(text)
 	if err != nil {
@@ -170,6 +167,14 @@ func parse(text string) (*url.URL, error) {
 		return nil, fail(fmt.Sprintf("unknown scheme %q", u.Scheme), known)
 	}
 	return u, nil
+}
+
+// parseRabbit leaves the URL to the driver: several hosts are no URL to net/url.
+func parseRabbit(scheme, text string) (*url.URL, error) {
+	if err := rabbit.CheckURL(text); err != nil {
+		return nil, &URLError{URL: Redact(text), Problem: err.Error(), Hint: "write it like amqp://user:password@localhost:5672/vhost"}
+	}
+	return &url.URL{Scheme: scheme}, nil
 }
 
 // Redact returns a URL without its user information, for messages and reports. It also works on what is not quite a

@@ -91,11 +91,11 @@ func (b *Backend) inspect() error {
 	}
 	product, _ := s.conn.Properties["product"].(string)
 	version, _ := s.conn.Properties["version"].(string)
-	if product != "RabbitMQ" || !atLeast(version, 4, 0) {
+	if product != "RabbitMQ" || !atLeast4(version, 0) {
 		return invalid("", fmt.Errorf("server %s %s: Holdfast needs RabbitMQ 4.0 or newer", product, version))
 	}
 	b.caps = capabilities(&b.config, version, s.beat)
-	b.timeouts = b.config.Type == Quorum && atLeast(version, 4, 3)
+	b.timeouts = b.config.Type == Quorum && atLeast4(version, 3)
 	return nil
 }
 
@@ -120,12 +120,12 @@ func capabilities(c *Config, version string, beat time.Duration) driver.Capabili
 	switch {
 	case c.Type == Classic:
 		caps.Counting, caps.Priorities = driver.Flagged, c.MaxPriority+1
-	case atLeast(version, 4, 3):
+	case atLeast4(version, 3):
 		caps.Counting, caps.Fencing, caps.Priorities = driver.CountedApart, true, levels
 	default: // priorities are two classes there, mixed two to one: lanes keep them apart better
 		caps.Counting, caps.Fencing = driver.Counted, true
 	}
-	if !atLeast(version, 4, 3) {
+	if !atLeast4(version, 3) {
 		caps.MaxTerm = c.ConsumerTimeout - timeoutMargin
 	}
 	return caps

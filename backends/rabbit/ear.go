@@ -64,7 +64,10 @@ func (b *Backend) listen(ctx context.Context, s *session, n names, e *ear) error
 			if again *= 2; again <= lastEcho {
 				timer.Reset(again)
 			}
-		case <-will.gone: // the server's consumer timeout, say
+		case err := <-will.gone: // the server's consumer timeout, say
+			if err != nil {
+				return err
+			}
 			return amqp.ErrClosed
 		case <-ctx.Done():
 			return context.Cause(ctx)

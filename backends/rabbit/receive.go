@@ -37,7 +37,7 @@ func (c *Consumer) Receive(ctx context.Context, w driver.Want, wait time.Duratio
 		got, err = c.receive(ctx, s, w, deadline)
 	}
 	ds, err := c.deliver(ctx, got, err)
-	if err != nil && ctx.Err() != nil && context.Cause(ctx) == ctx.Err() {
+	if err != nil && ctx.Err() != nil && errors.Is(context.Cause(ctx), ctx.Err()) {
 		return ds, ctx.Err()
 	}
 	return ds, fail(op, err)

@@ -145,11 +145,11 @@ func isMissing(err error) bool {
 	return errors.As(err, &e) && e.Code == amqp.NotFound && classify(err) == driver.NotFound
 }
 
-// atLeast reports whether a server's version is major.minor or newer.
-func atLeast(version string, major, minor int) bool {
+// atLeast4 reports whether a server's version is 4.minor or newer.
+func atLeast4(version string, minor int) bool {
 	var a, b int
 	if _, err := fmt.Sscanf(version, "%d.%d", &a, &b); err != nil {
 		return false
 	}
-	return a > major || a == major && b >= minor
+	return a > 4 || a == 4 && b >= minor
 }
