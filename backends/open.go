@@ -130,11 +130,15 @@ func (b embeddedNATS) Close(ctx context.Context) error {
 
 // parse reads a URL and refuses what none of the schemes could make sense of.
 func parse(text string) (*url.URL, error) {
-	fail := func(problem, hint string) error { return &URLError{URL: Redact(text), Problem: problem, Hint: hint} }
-	known := "use one of " + strings.Join(Forms(), ", ")
 	if scheme, _, _ := strings.Cut(text, ":"); scheme == AMQP || scheme == AMQPS {
 		return parseRabbit(scheme, text)
 	}
+	return parsePlain(text)
+}
+
+func parsePlain(text string) (*url.URL, error) {
+	fail := func(problem, hint string) error { return &URLError{URL: Redact(text), Problem: problem, Hint: hint} }
+	known := "use one of " + strings.Join(Forms(), ", ")
 	u, err := url.Parse(text)
 	if err != nil {
 		var reason *url.Error
