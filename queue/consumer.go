@@ -251,6 +251,15 @@ func (c *Consumer) callTimeout() time.Duration {
 	return min(max(c.cfg.Lease/3, time.Second), 10*time.Second)
 }
 
+// copyTimeout bounds the publishing of a copy. Without deduplication a copy that is sent again because its confirmation was
+// slow is there twice, so the confirmation is waited for; the lease is kept meanwhile.
+func (c *Consumer) copyTimeout() time.Duration {
+	if c.caps.Dedup == 0 {
+		return 10 * time.Second
+	}
+	return c.callTimeout()
+}
+
 func (c *Consumer) poke() { c.onPoke() }
 
 // trouble notes a call that failed and will be tried again.

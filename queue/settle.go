@@ -163,7 +163,7 @@ func (s *settler) store(ctx context.Context, target string, ops []*op) {
 	if len(ops) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.c.callTimeout())
+	ctx, cancel := context.WithTimeout(ctx, s.c.copyTimeout())
 	defer cancel()
 	ms := make([]*driver.Message, len(ops))
 	for i, o := range ops {

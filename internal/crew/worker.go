@@ -47,7 +47,12 @@ func work(open Opener, spec Spec) (code int, err error) {
 		return ExitFailed, err
 	}
 	defer func() { err = errors.Join(err, journal.Close()) }()
-	j := &diary{w: journal, fail: spec.Fail, kill: killSelf}
+	j := &diary{w: journal, fail: spec.Fail}
+	j.kill = func() {
+		// First: a broker may give its messages away before the parent knows that this process is dead.
+		j.note(history.Event{Kind: history.Kill, Signal: "KILL"})
+		killSelf()
+	}
 	j.note(history.Event{Kind: history.ProcStart, N: os.Getpid()})
 	defer j.vitals()()
 	backend, err := open(context.Background(), spec.URL)
