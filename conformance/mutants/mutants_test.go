@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,7 +21,11 @@ func TestMutants(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	require.NoError(t, err)
 	sound := map[string]bool{} // tests that the unbroken code has passed
+	asked := strings.Fields(os.Getenv("HOLDFAST_MUTANTS")) // backends; none: all
 	for _, m := range mutants.All {
+		if len(asked) > 0 && !slices.Contains(asked, m.Backend) {
+			continue
+		}
 		t.Run(strings.ReplaceAll(m.Name, " ", "_"), func(t *testing.T) {
 			if name := m.Backend + "/" + title(m); !sound[name] {
 				out, err := run(t, root, m, "")
