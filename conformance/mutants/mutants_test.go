@@ -20,7 +20,7 @@ import (
 func TestMutants(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	require.NoError(t, err)
-	sound := map[string]bool{} // tests that the unbroken code has passed
+	sound := map[string]bool{}                             // tests that the unbroken code has passed
 	asked := strings.Fields(os.Getenv("HOLDFAST_MUTANTS")) // backends; none: all
 	for _, m := range mutants.All {
 		if len(asked) > 0 && !slices.Contains(asked, m.Backend) {
